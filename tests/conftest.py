@@ -1,0 +1,33 @@
+"""Settings for every test: strict JAX, and where the optional shared material lies."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MOEJAX_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of recorded references and data sets; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder of recorded references, {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a fresh random key at each call."""
+    key = jax.random.key(0)
+
+    def next_key():
+        nonlocal key
+        key, fresh = jax.random.split(key)
+        return fresh
+
+    return next_key
