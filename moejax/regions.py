@@ -1,19 +1,20 @@
 """Regions: named-jit marks that XLA runs as they are and the lowering understands.
 
-A region is a plain jnp function. Calling it runs one cached `jax.jit` whose name carries the region
-and its static attributes, so a traced graph shows `jit[name=moejax.linear[activation='relu']]` with the exact
-maths as its body. Gradients, vmap, remat, scan and an outer jit work as for any jitted function.
+A region is a plain jnp function. Calling it runs one cached `jax.jit` whose name carries the
+region and its static attributes, so a traced graph shows
+`jit[name=moejax.linear[activation='relu']]` with the exact maths as its body. Gradients, vmap, remat, scan and an outer jit work as for any jitted function.
 
     @region("moejax.scale")
     def scale(x, *, factor):
         return x * factor
 
-Positional arguments are arrays (or pytrees, or None); keyword-only arguments are static and hashable.
+Positional arguments are arrays, pytrees of arrays or None; keyword-only arguments are static and
+hashable.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ import jax
 class Region:
     """A marked function, and what the lowering may know about it.
 
-    `float32` keeps everything computed inside in float32 under every device dtype policy (router logits, softmax
-    over experts, normalisation statistics, mixture sums).
+    `float32` keeps everything computed inside in float32 under every device dtype policy (router
+    logits, softmax over experts, normalisation statistics, mixture sums).
     """
 
     name: str
@@ -35,14 +36,19 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionCall:
-    """One use of a region: which one, and its static attributes."""
+    """One use of a region: its static attributes, and the structure of its positional arguments."""
 
     region: Region
     attrs: dict[str, Any]
+    structure: Any
 
-    def body(self, *args):
-        """The region's maths on these arrays, without the mark."""
-        return self.region.function(*args, **self.attrs)
+    def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """The positional arguments that these array leaves make up."""
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def body(self, *leaves):
+        """The region's maths on these array leaves, without the mark."""
+        return self.region.function(*self.arguments(leaves), **self.attrs)
 
 
 _REGIONS: dict[str, Region] = {}
@@ -52,39 +58,22 @@ _CALLS: dict[str, RegionCall] = {}
 def region(
     name: str, *, float32: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a jnp function as the region `name`; ValueError if another function already has that name."""
+    """Mark a jnp function as the region `name`; ValueError if another one has that name."""
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         if name in _REGIONS:
             raise ValueError(f"region {name!r} is already defined by {_REGIONS[name].function}")
-        marked = Region(name, function, float32)
-        _REGIONS[name] = marked
-        static = {
-            parameter.name: parameter.default
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-
-        @functools.cache
-        def jitted(items: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-            call = RegionCall(marked, dict(items))
-            tag = f"{name}[{','.join(f'{key}={value!r}' for key, value in items)}]"
-            _CALLS[tag] = call
-
-            def run(*args):
-                return call.body(*args)
-
-            run.__name__ = run.__qualname__ = tag
-            return jax.jit(run)
+        marked = _REGIONS[name] = Region(name, function, float32)
+        static = _static_attributes(function)
 
         @functools.wraps(function)
         def wrapper(*args, **attrs):
             unknown = attrs.keys() - static.keys()
             if unknown:
-                raise TypeError(
-                    f"{name} has no static attribute {sorted(unknown)}; it takes {sorted(static)}"
-                )
-            return jitted(tuple(sorted({**static, **attrs}.items())))(*args)
+                raise TypeError(f"{name} takes {sorted(static)}, not {sorted(unknown)}")
+            items = tuple(sorted({**static, **attrs}.items()))
+            leaves, structure = jax.tree.flatten(args)
+            return _jitted(marked, items, structure)(*leaves)
 
         return wrapper
 
@@ -99,3 +88,24 @@ def find_call(tag: str) -> RegionCall | None:
 def all_regions() -> dict[str, Region]:
     """Every region defined so far, by name."""
     return dict(_REGIONS)
+
+
+def _static_attributes(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@functools.cache
+def _jitted(marked: Region, items: tuple[tuple[str, Any], ...], structure: Any):
+    call = RegionCall(marked, dict(items), structure)
+    attributes = ",".join(f"{key}={value!r}" for key, value in items)
+    flat = jax.tree.structure((0,) * structure.num_leaves)
+    arguments = "" if structure == flat else str(structure).removeprefix("PyTreeDef")
+    tag = f"{marked.name}[{attributes}]{arguments}"
+    _CALLS[tag] = call
+
+    def run(*leaves):
+        return call.body(*leaves)
+
+    run.__name__ = run.__qualname__ = tag
+    return jax.jit(run)
