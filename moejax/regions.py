@@ -2,7 +2,8 @@
 
 A region is a plain jnp function. Calling it runs one cached `jax.jit` whose name carries the
 region and its static attributes, so a traced graph shows
-`jit[name=moejax.linear[activation='relu']]` with the exact maths as its body. Gradients, vmap, remat, scan and an outer jit work as for any jitted function.
+`jit[name=moejax.linear[activation='relu']]` with the exact maths as its body. Gradients, vmap,
+remat, scan and an outer jit work as for any jitted function.
 
     @region("moejax.scale")
     def scale(x, *, factor):
