@@ -75,6 +75,8 @@ def test_windows_and_scaler_equal_the_published_pipeline(name, shared, monkeypat
     for part, starts in dataset.starts.items():
         assert len(starts) == json.loads(counts[f"n_{part}"])
         for where in (0, -1):
+            if f"{part}.{where}.x" not in tensors:  # only the ETT file holds the last windows
+                continue
             start = starts[where]
             x, y = scaled[start : start + 96], scaled[start + 96 : start + 192]
             np.testing.assert_allclose(x, tensors[f"{part}.{where}.x"], atol=1e-10)
