@@ -1,13 +1,13 @@
-"""The ttnn ops that a Program may contain: how each is called, and the shape and dtype of its results.
+"""The ttnn ops that a Program may contain: how each is called, what shape and dtype come out.
 
-One table, read by everybody who meets an op: the rules (shapes), the verifier between passes, the runtime (a whitelist;
-nothing outside this table is ever called), the code generator (call text) and the reference backend (names).
-Standard library only.
+One table, read by everybody who meets an op: the rules (shapes), the verifier between passes, the
+runtime (a whitelist; nothing outside this table is ever called), the code generator (call text) and
+the reference backend (names). Standard library only.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lowering.ir import FLOATS, DType, Layout, Op, Value
@@ -20,9 +20,10 @@ Infer = Callable[[Sequence[Value], Mapping[str, Any]], list[Typed]]
 class OpSpec:
     """How one ttnn op is called.
 
-    `positional`: attrs passed by position after the tensors; every other attr is a keyword. `keywords`: tensor inputs
-    from that index on are passed under these names. `compute`: takes a compute_kernel_config. `memory`: takes a
-    memory_config. `layouts`: layout that each tensor input must have (default all tile); `result`: layout of the results.
+    `positional`: attrs passed by position after the tensors; every other attr is a keyword.
+    `keywords`: tensor inputs from that index on are passed under these names. `compute`: takes a
+    compute_kernel_config. `memory`: takes a memory_config. `layouts`: layout that each tensor input
+    must have (default all tile); `result`: layout of the results.
     """
 
     infer: Infer
@@ -62,6 +63,11 @@ def _elementwise(values, attrs) -> list[Typed]:
     return [(broadcast(*(value.shape for value in values)), attrs.get("dtype", values[0].dtype))]
 
 
+def _quotient(values, attrs) -> list[Typed]:
+    ((shape, dtype),) = _elementwise(values, attrs)
+    return [(shape, dtype if dtype in FLOATS else "float32")]
+
+
 def _where(values, attrs) -> list[Typed]:
     branch = values[-1] if len(values) > 1 else values[0]
     return [(broadcast(*(value.shape for value in values)), branch.dtype)]
@@ -69,8 +75,8 @@ def _where(values, attrs) -> list[Typed]:
 
 def _matmul(values, attrs) -> list[Typed]:
     a, b = values[0].shape, values[1].shape
-    a = a[:-2] + (a[-1], a[-2]) if attrs.get("transpose_a") else a
-    b = b[:-2] + (b[-1], b[-2]) if attrs.get("transpose_b") else b
+    a = (*a[:-2], a[-1], a[-2]) if attrs.get("transpose_a") else a
+    b = (*b[:-2], b[-1], b[-2]) if attrs.get("transpose_b") else b
     if a[-1] != b[-2]:
         raise ValueError(
             f"matmul of {values[0]} and {values[1]}: inner sizes {a[-1]} and {b[-2]} differ"
@@ -168,6 +174,9 @@ def _table() -> dict[str, OpSpec]:
         ops[name] = OpSpec(_same)
     for name in (*BINARY, *COMPARISONS):
         ops[name] = OpSpec(_elementwise, positional=("scalar",), optional=("dtype",), arity=(1, 2))
+    ops["rdiv"] = OpSpec(_quotient, positional=("scalar",))
+    ops["divide"] = OpSpec(_quotient, positional=("scalar",), optional=("dtype",), arity=(1, 2))
+    ops["floor_div"] = OpSpec(_quotient, positional=("scalar",), arity=(1, 2))
     for name in ("sum", "mean", "max", "min", "prod"):
         ops[name] = OpSpec(_reduce, optional=("dim", "keepdim"), compute=name in ("sum", "mean"))
     ops |= {
@@ -218,19 +227,23 @@ def _table() -> dict[str, OpSpec]:
     return ops
 
 
-UNARY = tuple(
-    "exp exp2 log log1p expm1 sqrt rsqrt reciprocal square abs neg sign floor ceil round tanh sigmoid erf erfc relu silu"
-    " softplus sin cos logical_not isfinite isnan".split()
+# fmt: off
+UNARY = (
+    "exp", "exp2", "log", "log1p", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "abs", "neg",
+    "sign", "floor", "ceil", "round", "tanh", "sigmoid", "erf", "erfc", "relu", "silu", "softplus",
+    "sin", "cos", "logical_not", "isfinite", "isnan",
 )
-BINARY = tuple(
-    "add subtract multiply divide rsub rdiv maximum minimum pow remainder floor_div logical_and logical_or".split()
+BINARY = (
+    "add", "subtract", "multiply", "rsub", "maximum", "minimum", "pow", "remainder",
+    "logical_and", "logical_or",
 )
+# fmt: on
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 OPS: dict[str, OpSpec] = _table()
 
 
 def infer(name: str, values: Sequence[Value], attrs: Mapping[str, Any]) -> list[Typed]:
-    """Shapes and dtypes of an op's results; ValueError for an op, attr or operand that the table does not allow."""
+    """Shapes and dtypes of an op's results; ValueError for what the table does not allow."""
     spec = OPS.get(name)
     if spec is None:
         raise ValueError(
