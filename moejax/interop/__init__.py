@@ -1,0 +1,1 @@
+"""Published checkpoints <-> our parameter pytrees, one file a system."""

@@ -1,0 +1,1 @@
+"""Layers: pure functions marked as regions, and small Linen modules that hold their parameters."""

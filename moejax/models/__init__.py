@@ -1,0 +1,1 @@
+"""Models: a config, a Linen module and named sizes each."""
