@@ -1,7 +1,7 @@
-"""The program that the lowering produces: ttnn ops with explicit shapes, dtypes, layouts and memory.
+"""The program that the lowering produces: ttnn ops with explicit shapes, dtypes and memory.
 
-Everything here is a frozen dataclass of plain python values, so a Program can be compared, printed and saved as JSON.
-Standard library only: the runtime loads programs on machines without jax.
+Everything here is a frozen dataclass of plain python values, so a Program can be compared, printed
+and saved as JSON. Standard library only: the runtime loads programs on machines without jax.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ class Value:
         """Shape as stored: in tile layout the last two axes are padded to multiples of 32."""
         if self.layout == "row_major":
             return self.shape
-        lead, last = self.shape[:-2], ((1, 1) + self.shape)[-2:]
-        return lead + tuple(-(-size // TILE) * TILE for size in last)
+        lead, last = self.shape[:-2], (1, 1, *self.shape)[-2:]
+        return (*lead, *(-(-size // TILE) * TILE for size in last))
 
     def num_bytes(self) -> int:
         """Bytes of the tensor as stored on the device."""
@@ -102,7 +102,10 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A straight-line list of ops from `inputs` and `weights` to `outputs` (names, in result order)."""
+    """Straight-line ops from `inputs` and `weights` to `outputs` (names, in result order).
+
+    `arrays` holds the weights' numbers by name (numpy); it is saved apart from the program.
+    """
 
     name: str
     inputs: tuple[Value, ...]
@@ -111,6 +114,7 @@ class Program:
     outputs: tuple[str, ...]
     policy: Policy = "float32"
     arch: Arch = "wormhole_b0"
+    arrays: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def replace(self, **changes) -> "Program":
         return dataclasses.replace(self, **changes)
@@ -121,7 +125,7 @@ class Program:
         return {value.name: value for value in (*self.inputs, *self.weights, *produced)}
 
     def uses(self) -> dict[str, list[int]]:
-        """Value name -> indices of the ops that read it; an output counts as read by index len(ops)."""
+        """Value name -> indices of the ops that read it; results count as read at len(ops)."""
         uses: dict[str, list[int]] = {}
         for index, name in self._reads():
             uses.setdefault(name, []).append(index)
@@ -133,7 +137,8 @@ class Program:
         yield from ((len(self.ops), name) for name in self.outputs)
 
     def __str__(self) -> str:
-        head = f"program {self.name} ({', '.join(map(str, self.inputs))}) policy={self.policy} arch={self.arch}"
+        inputs = ", ".join(map(str, self.inputs))
+        head = f"program {self.name} ({inputs}) policy={self.policy} arch={self.arch}"
         weights = [f"  weight {value}" for value in self.weights]
         ops = [f"  {op}" + (f"  # {op.source}" if str(op.source) else "") for op in self.ops]
         return "\n".join([head, *weights, *ops, f"  return {', '.join(self.outputs)}"])
@@ -141,11 +146,13 @@ class Program:
 
 def to_json(program: Program) -> dict[str, Any]:
     """A Program as JSON values."""
-    return {"schema": SCHEMA_VERSION, **dataclasses.asdict(program)}
+    fields = dataclasses.asdict(program.replace(arrays={}))
+    del fields["arrays"]
+    return {"schema": SCHEMA_VERSION, **fields}
 
 
 def from_json(data: Mapping[str, Any]) -> Program:
-    """The Program that `to_json` wrote; ValueError for another schema version or a malformed field."""
+    """The Program that `to_json` wrote; ValueError for another schema or a malformed field."""
     if data.get("schema") != SCHEMA_VERSION:
         raise ValueError(
             f"program schema is {data.get('schema')!r}; this version reads {SCHEMA_VERSION}"

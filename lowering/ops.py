@@ -173,7 +173,10 @@ def _table() -> dict[str, OpSpec]:
     for name in UNARY:
         ops[name] = OpSpec(_same)
     for name in (*BINARY, *COMPARISONS):
-        ops[name] = OpSpec(_elementwise, positional=("scalar",), optional=("dtype",), arity=(1, 2))
+        optional = (
+            ("dtype", "activations") if name in ("add", "subtract", "multiply") else ("dtype",)
+        )
+        ops[name] = OpSpec(_elementwise, positional=("scalar",), optional=optional, arity=(1, 2))
     ops["rdiv"] = OpSpec(_quotient, positional=("scalar",))
     ops["divide"] = OpSpec(_quotient, positional=("scalar",), optional=("dtype",), arity=(1, 2))
     ops["floor_div"] = OpSpec(_quotient, positional=("scalar",), arity=(1, 2))

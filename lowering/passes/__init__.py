@@ -1,0 +1,52 @@
+"""Program -> Program, one file a pass; PASSES is the order they run in."""
+
+from collections.abc import Callable
+
+from lowering.ir import Program
+from lowering.passes.broadcast import keep_broadcasts_lazy
+from lowering.passes.cse import share_common_subexpressions
+from lowering.passes.dtypes import assign_dtypes
+from lowering.passes.fuse import fuse_activations, fuse_linear, fuse_multiply_add
+from lowering.passes.layout import place_layouts
+from lowering.passes.liveness import free_at_last_use
+from lowering.passes.memory import place_in_l1
+from lowering.passes.simplify import simplify
+from lowering.passes.transpose import fold_transposes
+from lowering.passes.verify import verify
+
+Pass = Callable[[Program], Program]
+
+PASSES: tuple[tuple[str, Pass], ...] = (
+    # shape-only ops meet and cancel; this also turns reduce + unit axis into a kept axis
+    ("simplify", simplify),
+    # an expand is dropped where the next op broadcasts by itself
+    ("lazy broadcast", keep_broadcasts_lazy),
+    # sunk expands and reshapes meet again
+    ("simplify", simplify),
+    # needs permutes next to matmuls, so after the cancelling
+    ("fold transposes", fold_transposes),
+    ("fuse linear", fuse_linear),
+    ("fuse multiply-add", fuse_multiply_add),
+    ("fuse activations", fuse_activations),
+    # before dtypes: two ops that differ only in precision must not be shared
+    ("share", share_common_subexpressions),
+    # from here on values have device dtypes
+    ("dtypes", assign_dtypes),
+    # typecasts that a dtype pair brought in may repeat
+    ("share", share_common_subexpressions),
+    # the only place that converts between tile and row-major
+    ("layout", place_layouts),
+    # sizes are final: dtype and layout decide the bytes
+    ("memory", place_in_l1),
+    # last: it only adds the frees
+    ("liveness", free_at_last_use),
+)
+
+
+def run_passes(program: Program, passes: tuple[tuple[str, Pass], ...] = PASSES) -> Program:
+    """Every pass in order, each followed by the verifier."""
+    verify(program, "rules")
+    for name, run in passes:
+        program = run(program)
+        verify(program, name)
+    return program

@@ -1,0 +1,35 @@
+"""Lowering rules: a jaxpr primitive or a region -> ops of the IR, one file a family.
+
+A rule is a function `(ctx, *operands, **params)` that returns one operand or a list of them, under
+`@lowers("primitive")`. Operands are Values (on the device) or Known (numbers at hand). A region's
+rule gets the region's own arguments and static attributes, and may return DECLINED: then the
+region's body is lowered primitive by primitive.
+"""
+
+from lowering.rules import (
+    elementwise,
+    index,
+    matmul,
+    reduce,
+    regions,
+    shape,
+    sort,
+    window,
+)
+from lowering.rules.context import DECLINED, RULES, Context, lower_graph, lowers
+
+__all__ = [
+    "DECLINED",
+    "RULES",
+    "Context",
+    "elementwise",
+    "index",
+    "lower_graph",
+    "lowers",
+    "matmul",
+    "reduce",
+    "regions",
+    "shape",
+    "sort",
+    "window",
+]

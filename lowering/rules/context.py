@@ -1,0 +1,167 @@
+"""What every rule works with: the registry, the emitting context, the walk over a traced graph."""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lowering.builder import Builder, logical_dtype
+from lowering.errors import LoweringError, describe
+from lowering.ir import Policy, Value
+from lowering.trace import Graph, Known, Node, Tensor, subgraph
+
+Operand = Value | Known
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+DECLINED = object()
+
+
+def lowers(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for primitives or regions; ValueError when one already has a rule."""
+
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"{name!r} already has the rule {RULES[name].__name__}")
+            RULES[name] = rule
+        return rule
+
+    return register
+
+
+class Context:
+    """Emits the ops of one node."""
+
+    def __init__(self, builder: Builder, node: Node):
+        self._builder = builder
+        self.node = node
+        self.source = node.source
+
+    @property
+    def policy(self) -> Policy:
+        """The dtype policy that the program is built for; most rules need not know it."""
+        return self._builder.policy
+
+    def value(self, operand: Operand) -> Value:
+        """The operand on the device: Known numbers become a weight."""
+        if isinstance(operand, Known):
+            return self._builder.weight(operand.numpy(), self._weight_name(operand))
+        return operand
+
+    def constant(self, array: np.ndarray, like: Operand | None = None) -> Known:
+        """Numbers computed by a rule; `like`: the operand whose name they keep."""
+        return Known(array, like.name if isinstance(like, Known) else "")
+
+    def emit(self, name: str, *operands: Operand, **attrs: Any) -> Value:
+        """One op with one result."""
+        (value,) = self.emit_many(name, *operands, **attrs)
+        return value
+
+    def emit_many(self, name: str, *operands: Operand, **attrs: Any) -> tuple[Value, ...]:
+        """One op with any number of results."""
+        return self._builder.emit(name, [self.value(o) for o in operands], self.source, **attrs)
+
+    def reshape(self, x: Operand, shape: Sequence[int]) -> Operand:
+        """`x` in another shape, without an op where none is needed."""
+        shape = tuple(int(size) for size in shape)
+        if isinstance(x, Known):
+            return Known(np.reshape(x.numpy(), shape), x.name)
+        return x if x.shape == shape else self.emit("reshape", x, shape=shape)
+
+    def permute(self, x: Operand, dims: Sequence[int]) -> Operand:
+        """`x` with its axes in another order, without an op where none is needed."""
+        dims = tuple(int(axis) for axis in dims)
+        if isinstance(x, Known):
+            return Known(np.transpose(x.numpy(), dims), x.name)
+        return x if dims == tuple(range(len(dims))) else self.emit("permute", x, dims=dims)
+
+    def convert(self, x: Operand, dtype: str) -> Operand:
+        """`x` in another logical dtype, without an op where none is needed."""
+        if isinstance(x, Known):
+            return Known(x.numpy().astype(dtype), x.name)
+        return x if x.dtype == dtype else self.emit("typecast", x, dtype=dtype)
+
+    def inline(self, function: Callable[..., Any], *operands: Operand) -> list[Operand]:
+        """The results of a JAX function on operands, lowered by the rules of its primitives."""
+        stand_ins = [_stand_in(operand) for operand in operands]
+        graph = subgraph(function, stand_ins, self.source)
+        env = {id(stand_in): operand for stand_in, operand in zip(stand_ins, operands, strict=True)}
+        return lower_graph(self._builder, graph, env)
+
+    def fail(self, why: str) -> LoweringError:
+        """The error of a rule that cannot serve these operands."""
+        return LoweringError(
+            f"{describe(self.node.primitive, self.node.inputs, self.source)}: {why}"
+        )
+
+    def _weight_name(self, operand: Known) -> str:
+        if operand.name:
+            return operand.name
+        module = ".".join(part for part in self.source.module.split("/")[1:] if part.isidentifier())
+        return f"{module}.constant" if module else "constant"
+
+
+def _stand_in(operand: Operand) -> Tensor | Known:
+    if isinstance(operand, Known):
+        return operand
+    return Tensor(operand.shape, np.dtype(operand.dtype))
+
+
+def uniform(operand: Operand) -> float | int | None:
+    """The one number that a known operand repeats, or None."""
+    if not isinstance(operand, Known) or math.prod(operand.shape) == 0:
+        return None
+    array = operand.numpy()
+    first = array.flat[0]
+    if array.size > 1 and not np.array_equal(array, np.broadcast_to(first, array.shape)):
+        return None
+    return first.item() if array.dtype.kind in "iub" else float(first)
+
+
+def lower_graph(builder: Builder, graph: Graph, env: dict[int, Operand]) -> list[Operand]:
+    """Lower every node; `env` maps id(Tensor) to its operand. Returns the results' operands."""
+
+    def read(operand: Tensor | Known) -> Operand:
+        return (
+            operand if isinstance(operand, Known) and id(operand) not in env else env[id(operand)]
+        )
+
+    for node in graph.nodes:
+        results = _lower_node(builder, node, [read(operand) for operand in node.inputs])
+        env |= {id(tensor): result for tensor, result in zip(node.outputs, results, strict=True)}
+    return [read(result) for result in graph.results]
+
+
+def _lower_node(builder: Builder, node: Node, operands: list[Operand]) -> list[Operand]:
+    rule = RULES.get(node.primitive)
+    if rule is not None:
+        arguments = node.region.arguments(operands) if node.region else operands
+        results = rule(Context(builder, node), *arguments, **node.params)
+        if results is not DECLINED:
+            results = list(results) if isinstance(results, tuple | list) else [results]
+            _check(node, results)
+            return results
+    if node.body is not None:
+        env = {id(i): operand for i, operand in zip(node.inputs, operands, strict=True)}
+        return lower_graph(builder, node.body, env)
+    near = difflib.get_close_matches(node.primitive, RULES, n=3)
+    hint = f"; rules with a similar name: {', '.join(near)}" if near else ""
+    raise LoweringError(
+        f"{describe(node.primitive, node.inputs, node.source)}: no rule for this primitive{hint}; "
+        "rewrite it with supported operations, or add a rule in lowering/rules"
+    )
+
+
+def _check(node: Node, results: Sequence[Operand]) -> None:
+    """A rule's results must have the shapes and kinds of dtype that JAX says."""
+    for tensor, result in zip(node.outputs, results, strict=True):
+        wanted = logical_dtype(tensor.dtype)
+        found = result.dtype if isinstance(result, Value) else logical_dtype(result.dtype)
+        kinds = {wanted} if tensor.dtype.kind != "b" else {"float32", "int32", "uint32"}
+        if tuple(result.shape) != tensor.shape or found not in kinds:
+            raise LoweringError(
+                f"the rule for {node.primitive} gave {found}{list(result.shape)}, JAX says "
+                f"{tensor.dtype}{list(tensor.shape)} ({node.source}); this is a bug in the rule"
+            )

@@ -1,0 +1,315 @@
+"""A JAX function and example inputs -> a flat list of nodes.
+
+The only file that touches JAX internals.
+
+Call-like equations (jit, custom derivatives, remat, scan of static length, cond with a known
+predicate) are inlined; whatever depends on parameters and constants alone is evaluated here, once,
+by JAX itself; dead equations are dropped. Regions stay one node each when their body is what the
+region's function says, with that body kept beside them.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import source_info_util
+from jax.extend import core
+
+from lowering.errors import LoweringError, describe
+from lowering.ir import Source
+from moejax import regions
+from moejax.regions import RegionCall, find_call
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A value that exists only on the device. Compared by identity."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A value known at lowering time. `name` is the parameter that it comes from, if just one."""
+
+    array: Any
+    name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def numpy(self) -> np.ndarray:
+        return np.asarray(self.array)
+
+
+Operand = Tensor | Known
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One primitive equation, or one verified region with `body` (its own nodes and results)."""
+
+    primitive: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Tensor, ...]
+    params: Mapping[str, Any]
+    source: Source
+    region: RegionCall | None = None
+    body: "Graph | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in order, and the operands that are the results."""
+
+    nodes: tuple[Node, ...]
+    results: tuple[Operand, ...]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def trace(function: Callable[..., Any], params: Any, inputs: Mapping[str, Any]) -> Graph:
+    """The graph of `function(params, *inputs.values())`, with `params` known.
+
+    `inputs`: name -> array or ShapeDtypeStruct, in the order of the arguments. The results are the
+    leaves of what the function returns.
+    """
+    examples = [_abstract(name, value) for name, value in inputs.items()]
+    closed = jax.make_jaxpr(function)(params, *examples)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    known = [Known(leaf, _path_name(path)) for path, leaf in leaves]
+    tensors = [Tensor(tuple(e.shape), np.dtype(e.dtype)) for e in examples]
+    graph = _inline(closed, [*known, *tensors], Source())
+    return Graph(graph.nodes, graph.results, dict(zip(inputs, tensors, strict=True)))
+
+
+def _abstract(name: str, value: Any) -> jax.ShapeDtypeStruct:
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise LoweringError(
+            f"input {name!r} is a {type(value).__name__}; give an array or a jax.ShapeDtypeStruct"
+        )
+    dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+    return jax.ShapeDtypeStruct(value.shape, dtype)
+
+
+def _path_name(path) -> str:
+    return ".".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def _open(jaxpr) -> tuple[Any, Sequence[Any]]:
+    """(jaxpr, constants) of an open or closed jaxpr."""
+    consts = getattr(jaxpr, "consts", ())
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    return inner, consts
+
+
+def _inline(jaxpr, operands: Sequence[Operand], outer: Source) -> Graph:
+    """The live nodes of a jaxpr applied to operands."""
+    inner, consts = _open(jaxpr)
+    env: dict[Any, Operand] = {}
+    if len(consts):
+        env |= {var: Known(c) for var, c in zip(inner.constvars, consts, strict=True)}
+    env |= dict(zip(inner.invars, operands, strict=True))
+
+    def read(atom) -> Operand:
+        return (
+            Known(np.asarray(atom.val, atom.aval.dtype))
+            if isinstance(atom, core.Literal)
+            else env[atom]
+        )
+
+    nodes: list[Node] = []
+    for eqn in inner.eqns:
+        new, results = _equation(eqn, [read(atom) for atom in eqn.invars], outer)
+        nodes += new
+        env |= dict(zip(eqn.outvars, results, strict=True))
+    results = tuple(read(atom) for atom in inner.outvars)
+    return Graph(_live(nodes, results), results)
+
+
+def _live(nodes: Sequence[Node], results: Iterable[Operand]) -> tuple[Node, ...]:
+    needed = {id(result) for result in results}
+    kept = []
+    for node in reversed(nodes):
+        if any(id(output) in needed for output in node.outputs):
+            needed |= {id(operand) for operand in node.inputs}
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+def _equation(
+    eqn, inputs: list[Operand], outer: Source
+) -> tuple[Sequence[Node], Sequence[Operand]]:
+    source = _source(eqn, outer)
+    if all(isinstance(operand, Known) for operand in inputs) and not eqn.effects:
+        return (), _evaluate(eqn, inputs)
+    name = eqn.primitive.name
+    if name in _CONTROL:
+        graph = _CONTROL[name](eqn, inputs, source)
+        return graph.nodes, graph.results
+    call = find_call(eqn.params.get("name", "")) if name in ("jit", "pjit") else None
+    body = _sub_jaxpr(eqn)
+    if call is not None:
+        return _region(eqn, body, call, inputs, source)
+    if body is not None:
+        graph = _inline(body, inputs, source)
+        return graph.nodes, graph.results
+    outputs = _outputs(eqn)
+    return (Node(name, tuple(inputs), outputs, eqn.params, source),), outputs
+
+
+def _outputs(eqn) -> tuple[Tensor, ...]:
+    return tuple(Tensor(tuple(v.aval.shape), np.dtype(v.aval.dtype)) for v in eqn.outvars)
+
+
+def _region(eqn, body, call: RegionCall, inputs: list[Operand], outer: Source):
+    """One node for a region whose body is unchanged; its inlined body otherwise.
+
+    The precision mark is kept either way: maths that stays float32 does so under vmap as well.
+    """
+    source = Source(
+        region=call.region.name,
+        module=outer.module,
+        line=outer.line,
+        float32=outer.float32 or call.region.float32,
+    )
+    graph = _inline(body, inputs, source)
+    if not _is_body_of(body, call, tuple(var.aval for var in eqn.invars)):
+        return graph.nodes, graph.results
+    outputs = _outputs(eqn)
+    node = Node(call.region.name, tuple(inputs), outputs, call.attrs, source, call, graph)
+    return (node,), outputs
+
+
+def _is_body_of(body, call: RegionCall, avals) -> bool:
+    examples = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
+    return str(jax.make_jaxpr(call.body)(*examples)) == str(body)
+
+
+def _evaluate(eqn, inputs: Sequence[Operand]) -> list[Known]:
+    """The results of an equation whose inputs are all known, computed by JAX on the host."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
+    with jax.default_matmul_precision("highest"):
+        arrays = eqn.primitive.bind(*subfuns, *(operand.array for operand in inputs), **params)
+    arrays = arrays if eqn.primitive.multiple_results else [arrays]
+    origins = {operand.name for operand in inputs if operand.name}
+    name = origins.pop() if len(origins) == 1 else ""
+    return [Known(array, name) for array in arrays]
+
+
+def _sub_jaxpr(eqn):
+    """The body of a call-like equation under whatever parameter name this JAX uses, or None."""
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if key in eqn.params:
+            return eqn.params[key]
+    return None
+
+
+def _scan(eqn, inputs: list[Operand], source: Source) -> Graph:
+    """A scan as its unrolled steps."""
+    params = eqn.params
+    num_consts, num_carry = _scan_counts(params)
+    consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
+    xs, body = inputs[num_consts + num_carry :], params["jaxpr"]
+    length = params["length"]
+    order = reversed(range(length)) if params["reverse"] else range(length)
+    nodes: list[Node] = []
+    columns: dict[int, list[Operand]] = {}
+    for step in order:
+        slices = []
+        for x in xs:
+            graph = subgraph(
+                functools.partial(jax.lax.index_in_dim, index=step, keepdims=False), [x], source
+            )
+            nodes += graph.nodes
+            slices += graph.results
+        graph = _inline(body, [*consts, *carry, *slices], source)
+        nodes += graph.nodes
+        carry, columns[step] = list(graph.results[:num_carry]), list(graph.results[num_carry:])
+    stacked: list[Operand] = []
+    for ys in zip(*(columns[step] for step in range(length)), strict=True):
+        graph = subgraph(lambda *rows: jax.numpy.stack(rows), ys, source)
+        nodes += graph.nodes
+        stacked += graph.results
+    return Graph(tuple(nodes), (*carry, *stacked))
+
+
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(list(consts.vals)), len(list(carry.vals))
+
+
+def _cond(eqn, inputs: list[Operand], source: Source) -> Graph:
+    """The branch that a known index picks."""
+    index, *operands = inputs
+    if not isinstance(index, Known):
+        raise LoweringError(
+            describe("cond with a predicate that depends on the inputs", inputs, source)
+            + "; compute both branches and choose with jnp.where"
+        )
+    branches = eqn.params["branches"]
+    chosen = int(np.clip(index.numpy(), 0, len(branches) - 1))
+    return _inline(branches[chosen], operands, source)
+
+
+def _while(eqn, inputs: list[Operand], source: Source) -> Graph:
+    raise LoweringError(
+        describe("while loop", inputs, source)
+        + "; lower one step of it and keep the loop on the host, or use lax.scan of static length"
+    )
+
+
+_CONTROL = {"scan": _scan, "cond": _cond, "while": _while}
+
+
+def subgraph(function: Callable[..., Any], operands: Sequence[Operand], source: Source) -> Graph:
+    """The nodes of a small JAX function on operands."""
+    examples = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+    return _inline(jax.make_jaxpr(function)(*examples), operands, source)
+
+
+def _source(eqn, outer: Source) -> Source:
+    stack = str(eqn.source_info.name_stack)
+    if outer.module and not stack.startswith(outer.module):
+        stack = f"{outer.module}/{stack}" if stack else outer.module
+    return Source(
+        primitive=eqn.primitive.name,
+        region=outer.region,
+        module=stack,
+        line=_line(eqn) or outer.line,
+        float32=outer.float32,
+    )
+
+
+def _line(eqn) -> str:
+    """file:line of the innermost frame outside installed packages and the region mark itself."""
+    frames = list(source_info_util.user_frames(eqn.source_info.traceback))
+    own = [frame for frame in frames if not _is_plumbing(frame.file_name)]
+    for frame in own or frames:
+        return f"{_relative(frame.file_name)}:{frame.start_line}"
+    return ""
+
+
+def _is_plumbing(file: str) -> bool:
+    return "site-packages" in file or file in (regions.__file__, __file__)
+
+
+def _relative(file: str) -> str:
+    """The path below the import path that it was found on: the same on every machine."""
+    roots = [root for root in map(os.path.abspath, sys.path) if file.startswith(root + os.sep)]
+    return os.path.relpath(file, max(roots, key=len)) if roots else os.path.basename(file)
