@@ -27,7 +27,7 @@ def exclude(logits: jax.Array, keep: jax.Array) -> jax.Array:
 def top_k_mask(logits_BK: jax.Array, *, k: int) -> jax.Array:
     """1.0 for the k largest of each row, else 0.0: [B, K] -> [B, K].
 
-    Of equal logits the lowest index wins.
+    Of equal logits the lowest index wins; as in lax.top_k, 0.0 is larger than -0.0.
     """
     ids_Bk = lax.top_k(logits_BK, k)[1]
     experts_K = jnp.arange(logits_BK.shape[-1], dtype=ids_Bk.dtype)
