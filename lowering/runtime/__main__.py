@@ -1,0 +1,99 @@
+"""Runs a saved program's sample on the device and compares the results with the expected ones.
+
+    python -m lowering.runtime FOLDER [--bisect] [--json FILE]
+
+The device is the one that tt-metal's environment variables choose; on a mock the numbers mean
+nothing and are not judged. Exit status 1 when an output leaves the tolerance.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lowering.ir import Op
+from lowering.runtime.devices import arch_name, device_kind, open_device
+from lowering.runtime.executor import Session
+from lowering.runtime.folder import Folder, load
+from lowering.runtime.metrics import compare
+from lowering.runtime.tensors import to_numpy
+
+# what "equal" means for each policy when the manifest states nothing
+PCC = {"float32": 0.999, "bfloat16": 0.999, "bfloat8_b": 0.99}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lowering.runtime",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--bisect", action="store_true", help="compare every op that was recorded")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    options = parser.parse_args(arguments)
+    try:
+        folder = load(options.folder)
+        report = run_sample(folder, per_op=options.bisect)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+    for row in (*report["ops"], *report["outputs"]):
+        print(" ".join(f"{key}={_text(value)}" for key, value in row.items()))
+    print(f"{report['kind']} {report['arch']}: {'ok' if report['ok'] else 'NOT EQUAL'}")
+    if report["kind"] == "mock":
+        print("a mock device checks that every op is accepted; it computes no numbers")
+    return 0 if report["ok"] else 1
+
+
+def run_directory(argument: dict[str, Any]) -> dict[str, Any]:
+    """`run_sample` of a folder given by path, for child processes."""
+    return run_sample(load(argument["directory"]), per_op=argument["per_op"])
+
+
+def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
+    """Metrics of the sample's outputs, and of each recorded op; JSON values."""
+    import ttnn
+
+    rows: list[dict[str, Any]] = []
+
+    def on_op(index: int, op: Op, results: Sequence[Any]) -> None:
+        for value, tensor in zip(op.outputs, results, strict=True):
+            expected = folder.sample.get(f"op.{value.name}")
+            if expected is not None:
+                metrics = compare(to_numpy(ttnn, tensor), expected)
+                place = {"op": index, "name": op.name, "value": value.name}
+                rows.append(place | asdict(metrics) | {"source": str(op.source)})
+
+    expected = folder.outputs()
+    with open_device() as device:
+        session = Session(folder.program, folder.weights, device)
+        outputs = session.run(folder.inputs(), on_op if per_op else None)
+        arch = arch_name(device)
+        del session
+    kind = device_kind()
+    metrics = [compare(found, wanted) for found, wanted in zip(outputs, expected, strict=True)]
+    tolerances = folder.manifest.get("tolerances", {})
+    least = float(tolerances.get("pcc", PCC[folder.program.policy]))
+    return {
+        "kind": kind,
+        "arch": arch,
+        "policy": folder.program.policy,
+        "least_pcc": least,
+        "ok": kind == "mock" or all(metric.pcc >= least for metric in metrics),
+        "outputs": [{"output": i} | asdict(metric) for i, metric in enumerate(metrics)],
+        "ops": rows,
+    }
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

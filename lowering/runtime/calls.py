@@ -1,0 +1,146 @@
+"""How an Op becomes a ttnn call: tokens that the executor evaluates and the code generator prints.
+
+Standard library only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lowering.ir import Op, Value
+from lowering.ops import OPS
+
+# ops whose function in ttnn has another name
+FUNCTIONS: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A value of the program."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """A list of values."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A python literal: number, string, bool, None, or a list of those."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DTypeName:
+    """`ttnn.<name>`: a dtype."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutName:
+    """ttnn's layout constant for "tile" or "row_major"."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """A list of unary functions that a binary op applies to its result, by name."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FullGrid:
+    """`ttnn.CoreGrid` of all the device's cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreciseConfig:
+    """The compute config of full precision: HiFi4, float32 accumulation, no approximations."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryName:
+    """ttnn's memory config for "dram" or "l1", interleaved over all banks."""
+
+    name: str
+
+
+Token = (
+    Tensor
+    | Tensors
+    | Constant
+    | DTypeName
+    | LayoutName
+    | Activations
+    | FullGrid
+    | PreciseConfig
+    | MemoryName
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`ttnn.<function>(*positional, **keywords)`."""
+
+    function: str
+    positional: tuple[Token, ...]
+    keywords: Mapping[str, Token]
+
+
+def make_call(op: Op, values: Mapping[str, Value]) -> Call:
+    """The call that computes an op; KeyError for an op outside the table.
+
+    `values`: every value of the program by name. The memory config is stated where a result or an
+    operand lies in L1, because most ops put their result where their operand is.
+    """
+    spec = OPS[op.name]
+    split = spec.arity[1] - len(spec.keywords)
+    tensors = [Tensor(name) for name in op.inputs[:split]]
+    positional: list[Token] = [Tensors(op.inputs)] if spec.list_inputs else list(tensors)
+    keywords: dict[str, Token] = {
+        keyword: Tensor(name)
+        for keyword, name in zip(spec.keywords, op.inputs[split:], strict=False)
+    }
+    if op.name == "where":
+        positional = _where(op, tensors)
+    else:
+        positional += [_attr(key, op.attrs[key]) for key in spec.positional if key in op.attrs]
+    keywords |= {
+        key: _attr(key, value) for key, value in op.attrs.items() if key not in spec.positional
+    }
+    if spec.compute:
+        keywords["compute_kernel_config"] = PreciseConfig()
+    places = {op.outputs[0].memory, *(values[name].memory for name in op.inputs)}
+    if spec.memory and places != {"dram"}:
+        keywords["memory_config"] = MemoryName(op.outputs[0].memory)
+    return Call(FUNCTIONS.get(op.name, op.name), tuple(positional), keywords)
+
+
+def _where(op: Op, tensors: list[Tensor]) -> list[Token]:
+    """Condition, true branch, false branch; a branch is the next tensor unless an attr gives it."""
+    rest = iter(tensors[1:])
+    branches = ("true_scalar", "false_scalar")
+    return [
+        tensors[0],
+        *(Constant(op.attrs[key]) if key in op.attrs else next(rest) for key in branches),
+    ]
+
+
+def _attr(key: str, value: Any) -> Token:
+    if key == "dtype":
+        return DTypeName(value)
+    if key == "layout":
+        return LayoutName(value)
+    if key == "core_grid":
+        return FullGrid()
+    if key == "activations":
+        return Activations(tuple(value))
+    return Constant(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,38 @@
+"""Opens whatever device there is: a card, a simulator or a mock, as the environment says."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+Kind = Literal["card", "simulator", "mock"]
+
+
+def device_kind() -> Kind:
+    """What `open_device` will open, judged by tt-metal's environment variables."""
+    if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
+        return "mock"
+    return "simulator" if os.environ.get("TT_METAL_SIMULATOR") else "card"
+
+
+@contextlib.contextmanager
+def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[Any]:
+    """The first device, closed at the end.
+
+    `command_queues=2` lets a `Pipeline` send inputs while the device computes; `trace_bytes` is
+    memory for recorded traces.
+    """
+    import ttnn
+
+    device = ttnn.open_device(
+        device_id=0, num_command_queues=command_queues, trace_region_size=trace_bytes
+    )
+    try:
+        yield device
+    finally:
+        ttnn.close_device(device)
+
+
+def arch_name(device: Any) -> str:
+    """ "wormhole_b0" or "blackhole"."""
+    return str(device.arch()).rpartition(".")[2].lower()

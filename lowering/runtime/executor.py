@@ -1,0 +1,131 @@
+"""Runs a Program op by op on a ttnn device."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lowering.ir import Op, Program, Value
+from lowering.runtime import calls
+from lowering.runtime.calls import Call, Token, make_call
+from lowering.runtime.tensors import layout, memory, to_device, to_numpy
+from lowering.runtime.verify import verify
+
+OnOp = Callable[[int, Op, Sequence[Any]], None]
+
+
+class Session:
+    """A program whose weights lie on the device.
+
+    `run` takes and returns numpy arrays; `upload`, `execute` and `download` are its three steps.
+    Values are freed at their last use by dropping the reference, never by `ttnn.deallocate`: a
+    reshape that costs nothing shares its input's memory.
+    """
+
+    def __init__(self, program: Program, weights: Mapping[str, np.ndarray], device: Any):
+        """Checks the program and uploads the weights; ValueError for a weight that is missing."""
+        import ttnn
+
+        verify(program)
+        missing = [value.name for value in program.weights if value.name not in weights]
+        if missing:
+            raise ValueError(f"no array for the weights {missing}")
+        self.program = program
+        self.device = device
+        self._ttnn = ttnn
+        self._caller = Caller(ttnn, device)
+        known = program.values()
+        self._calls = [make_call(op, known) for op in program.ops]
+        self._weights = {
+            value.name: to_device(ttnn, weights[value.name], value, device)
+            for value in program.weights
+        }
+
+    def run(self, inputs: Mapping[str, np.ndarray], on_op: OnOp | None = None) -> list[np.ndarray]:
+        """Outputs (float32 or integers) for inputs by name; ValueError for unfit inputs."""
+        return self.download(self.execute(self.upload(inputs), on_op))
+
+    def upload(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The inputs on the device."""
+        check_names(self.program.inputs, inputs)
+        return {
+            value.name: to_device(self._ttnn, inputs[value.name], value, self.device)
+            for value in self.program.inputs
+        }
+
+    def execute(self, inputs: Mapping[str, Any], on_op: OnOp | None = None) -> list[Any]:
+        """Output tensors on the device; `on_op(index, op, results)` sees each op's results."""
+        values = {**self._weights, **inputs}
+        for index, (op, call) in enumerate(zip(self.program.ops, self._calls, strict=True)):
+            results = self._caller.perform(call, values)
+            if on_op is not None:
+                on_op(index, op, results)
+            values.update(zip((value.name for value in op.outputs), results, strict=True))
+            del results
+            for name in op.frees:
+                del values[name]
+        return [values[name] for name in self.program.outputs]
+
+    def download(self, tensors: Sequence[Any]) -> list[np.ndarray]:
+        """Output tensors as numpy arrays."""
+        return [to_numpy(self._ttnn, tensor) for tensor in tensors]
+
+
+class Caller:
+    """Performs calls on one device."""
+
+    def __init__(self, ttnn: Any, device: Any):
+        self._ttnn = ttnn
+        self._precise = precise_config(ttnn)
+        grid = device.compute_with_storage_grid_size()
+        self._grid = ttnn.CoreGrid(y=grid.y, x=grid.x)
+
+    def perform(self, call: Call, values: Mapping[str, Any]) -> list[Any]:
+        """The result tensors of one call on tensors by name."""
+        function = getattr(self._ttnn, call.function)
+        positional = [self._evaluate(token, values) for token in call.positional]
+        keywords = {key: self._evaluate(token, values) for key, token in call.keywords.items()}
+        result = function(*positional, **keywords)
+        return list(result) if isinstance(result, list | tuple) else [result]
+
+    def _evaluate(self, token: Token, values: Mapping[str, Any]) -> Any:
+        ttnn = self._ttnn
+        match token:
+            case calls.Tensor(name):
+                return values[name]
+            case calls.Tensors(names):
+                return [values[name] for name in names]
+            case calls.Constant(value):
+                return value
+            case calls.DTypeName(name):
+                return getattr(ttnn, name)
+            case calls.LayoutName(name):
+                return layout(ttnn, name)
+            case calls.Activations(names):
+                kinds = [getattr(ttnn.UnaryOpType, name.upper()) for name in names]
+                return [ttnn.UnaryWithParam(kind) for kind in kinds]
+            case calls.FullGrid():
+                return self._grid
+            case calls.PreciseConfig():
+                return self._precise
+            case calls.MemoryName(name):
+                return memory(ttnn, name)
+
+
+def precise_config(ttnn: Any) -> Any:
+    """Full-precision multiplies, float32 accumulation, no approximate functions (either chip)."""
+    return ttnn.WormholeComputeKernelConfig(
+        math_fidelity=ttnn.MathFidelity.HiFi4,
+        math_approx_mode=False,
+        fp32_dest_acc_en=True,
+        packer_l1_acc=True,
+    )
+
+
+def check_names(expected: Sequence[Value], found: Mapping[str, Any]) -> None:
+    """ValueError unless the inputs are exactly those of the program."""
+    names = [value.name for value in expected]
+    missing, unknown = [n for n in names if n not in found], sorted(set(found) - set(names))
+    if missing or unknown:
+        wants = ", ".join(map(str, expected))
+        raise ValueError(f"inputs missing: {missing}, unknown: {unknown}; it takes {wants}")
