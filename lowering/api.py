@@ -1,13 +1,35 @@
 """Lower a JAX function: trace, rules, passes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from lowering.builder import Builder, logical_dtype
 from lowering.ir import Arch, Policy, Program
 from lowering.passes import run_passes
 from lowering.rules import lower_graph
-from lowering.trace import Graph, Known, trace
+from lowering.trace import Graph, Known, Tensor, evaluate, trace
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program beside the traced function that it came from."""
+
+    program: Program
+    graph: Graph
+    origins: Mapping[str, Tensor]
+
+    def golden(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What JAX computes for the program's values: name -> array, where the two correspond."""
+        arrays = evaluate(self.graph, inputs)
+        produced = [value.name for op in self.program.ops for value in op.outputs]
+        return {
+            name: arrays[id(self.origins[name])]
+            for name in produced
+            if name in self.origins and id(self.origins[name]) in arrays
+        }
 
 
 def lower(
@@ -25,12 +47,13 @@ def lower(
     jax.ShapeDtypeStruct; only shape and dtype count. Raises LoweringError for what the device
     cannot do, naming the operation, its Flax module and the source line.
     """
-    program = lower_to_ops(trace(function, params, inputs), name=name, policy=policy, arch=arch)
-    return run_passes(program)
+    return lower_graph_of(
+        trace(function, params, inputs), name=name, policy=policy, arch=arch
+    ).program
 
 
-def lower_to_ops(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Program:
-    """The program as the rules emit it: float32 and integers, no pass run yet."""
+def lower_graph_of(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Lowered:
+    """The program of a traced function, every pass run."""
     builder = Builder(policy)
     env = {
         id(tensor): builder.input(label, tensor.shape, logical_dtype(tensor.dtype))
@@ -41,4 +64,5 @@ def lower_to_ops(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Prog
         builder.weight(r.numpy(), r.name or "constant").name if isinstance(r, Known) else r.name
         for r in results
     ]
-    return builder.finish(Program(name, (), (), (), (), policy, arch), names)
+    program = builder.finish(Program(name, (), (), (), (), policy, arch), names)
+    return Lowered(run_passes(program), graph, builder.origins)

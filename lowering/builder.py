@@ -44,6 +44,7 @@ class Builder:
         self.ops: list[Op] = []
         self.values: dict[str, Value] = {}
         self.producers: dict[str, Op] = {}
+        self.origins: dict[str, Any] = {}  # value name -> the traced tensor that it holds
         self._names: set[str] = set()
 
     def input(self, name: str, shape: tuple[int, ...], dtype: DType) -> Value:
@@ -82,7 +83,7 @@ class Builder:
         self.weights = {value.name: value for value in program.weights}
         self.values = {value.name: value for value in (*program.inputs, *program.weights)}
         self.arrays = dict(program.arrays)
-        self._names = set(self.values)
+        self._names |= {value.name for value in program.values().values()}
 
     def emit(
         self,
@@ -92,15 +93,18 @@ class Builder:
         results: Sequence[str] = (),
         **attrs: Any,
     ) -> tuple[Value, ...]:
-        """Append an op and return its results, named `results` or after op and module."""
+        """Append an op and return its results.
+
+        They are called `results` (names nobody else has), or after the op and its module.
+        """
         try:
             typed = infer(name, inputs, attrs)
         except ValueError as error:
             raise LoweringError(f"{error} (from {source})") from error
-        names = results or [self._hint(name, source)] * len(typed)
+        names = results or [self.fresh(self._hint(name, source)) for _ in typed]
         layout = OPS[name].result
         outputs = tuple(
-            Value(self.fresh(result), shape, dtype, layout)
+            Value(result, shape, dtype, layout)
             for result, (shape, dtype) in zip(names, typed, strict=True)
         )
         op = Op(name, tuple(value.name for value in inputs), outputs, attrs, source)

@@ -60,12 +60,17 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an op comes from: jaxpr primitive, region, Flax module path, the user's line."""
+    """Where an op comes from: jaxpr primitive, region, Flax module path, the user's line.
+
+    `note`: what the reader of the generated code should know about it. `float32`: the op works in
+    float32 under every policy.
+    """
 
     primitive: str = ""
     region: str = ""
     module: str = ""
     line: str = ""
+    note: str = ""
     float32: bool = False
 
     def __str__(self) -> str:

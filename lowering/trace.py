@@ -67,6 +67,7 @@ class Node:
     source: Source
     region: RegionCall | None = None
     body: "Graph | None" = None
+    bind: Any = None  # the JAX primitive, for evaluating the node
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +168,8 @@ def _equation(
         graph = _inline(body, inputs, source)
         return graph.nodes, graph.results
     outputs = _outputs(eqn)
-    return (Node(name, tuple(inputs), outputs, eqn.params, source),), outputs
+    node = Node(name, tuple(inputs), outputs, eqn.params, source, bind=eqn.primitive)
+    return (node,), outputs
 
 
 def _outputs(eqn) -> tuple[Tensor, ...]:
@@ -200,14 +202,45 @@ def _is_body_of(body, call: RegionCall, avals) -> bool:
 
 def _evaluate(eqn, inputs: Sequence[Operand]) -> list[Known]:
     """The results of an equation whose inputs are all known, computed by JAX on the host."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
     with jax.default_matmul_precision("highest"):
-        arrays = eqn.primitive.bind(*subfuns, *(operand.array for operand in inputs), **params)
-    arrays = arrays if eqn.primitive.multiple_results else [arrays]
+        arrays = _bind(eqn.primitive, eqn.params, [operand.array for operand in inputs])
     origins = {operand.name for operand in inputs if operand.name}
     name = origins.pop() if len(origins) == 1 else ""
     return [Known(array, name) for array in arrays]
+
+
+def _bind(primitive, params: Mapping[str, Any], arrays: Sequence[Any]) -> Sequence[Any]:
+    bound = primitive.get_bind_params(params)
+    subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
+    results = primitive.bind(*subfuns, *arrays, **params)
+    return results if primitive.multiple_results else [results]
+
+
+def evaluate(graph: Graph, inputs: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """What JAX computes for every tensor of a traced graph: id(tensor) -> array.
+
+    Independent of rules and passes, so it is the golden value of each step of a program.
+    """
+    env: dict[int, Any] = {
+        id(tensor): jax.numpy.asarray(inputs[name], tensor.dtype)
+        for name, tensor in graph.inputs.items()
+    }
+    with jax.default_matmul_precision("highest"):
+        _evaluate_nodes(graph, env)
+    return {key: np.asarray(array) for key, array in env.items()}
+
+
+def _evaluate_nodes(graph: Graph, env: dict[int, Any]) -> None:
+    def read(operand: Operand) -> Any:
+        return operand.array if isinstance(operand, Known) else env[id(operand)]
+
+    for node in graph.nodes:
+        if node.body is not None:
+            _evaluate_nodes(node.body, env)
+            results = [read(result) for result in node.body.results]
+        else:
+            results = _bind(node.bind, node.params, [read(operand) for operand in node.inputs])
+        env |= {id(tensor): array for tensor, array in zip(node.outputs, results, strict=True)}
 
 
 def _sub_jaxpr(eqn):

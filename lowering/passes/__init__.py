@@ -12,7 +12,7 @@ from lowering.passes.liveness import free_at_last_use
 from lowering.passes.memory import place_in_l1
 from lowering.passes.simplify import simplify
 from lowering.passes.transpose import fold_transposes
-from lowering.passes.verify import verify
+from lowering.runtime.verify import verify
 
 Pass = Callable[[Program], Program]
 
@@ -44,9 +44,18 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 
 
 def run_passes(program: Program, passes: tuple[tuple[str, Pass], ...] = PASSES) -> Program:
-    """Every pass in order, each followed by the verifier."""
-    verify(program, "rules")
+    """Every pass in order, each followed by the verifier; a program it rejects is a bug."""
+    placed = False
+    _check(program, "rules", layouts=placed)
     for name, run in passes:
         program = run(program)
-        verify(program, name)
+        placed = placed or name == "layout"
+        _check(program, name, layouts=placed)
     return program
+
+
+def _check(program: Program, after: str, *, layouts: bool) -> None:
+    try:
+        verify(program, layouts=layouts)
+    except ValueError as error:
+        raise AssertionError(f"inconsistent program after {after!r}: {error}") from error

@@ -1,5 +1,6 @@
 """Device dtypes: bfloat16 or bfloat8_b where the policy allows, else float32."""
 
+from lowering.builder import Builder
 from lowering.ir import DType, Op, Program, Value
 from lowering.ops import is_float
 from lowering.passes.rewrite import Rewrite
@@ -35,11 +36,12 @@ class _Typed(Rewrite):
         super().__init__(program)
         self._old_values = program.values()
         self._cast: dict[tuple[str, DType], Value] = {}
-        self._rename_apart(program)
+        self._type_inputs(program)
 
-    def _rename_apart(self, program: Program) -> None:
+    def _type_inputs(self, program: Program) -> None:
         """Inputs get their dtype at once, weights when an op asks for one."""
         inputs = [self._typed_input(value) for value in program.inputs]
+        self.builder = Builder(program.policy)
         self.builder.adopt(program.replace(inputs=tuple(inputs), weights=(), arrays={}))
         for value in inputs:
             self.alias(value.name, value)

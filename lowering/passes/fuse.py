@@ -31,7 +31,8 @@ def _fuse_bias(walk: Rewrite, op: Op) -> bool:
             array = walk.builder.arrays[value.name].reshape(1, -1)
             value = walk.builder.weight(array, value.name)
         inputs = [walk.new(matmul.inputs[0]), weight, value]
-        walk.replace(op, "linear", inputs, **matmul.attrs)
+        # with a core grid, bias and activation are computed in the matmul's own program
+        walk.replace(op, "linear", inputs, **matmul.attrs, core_grid="full")
         return True
     return False
 
@@ -51,7 +52,7 @@ def _fuse_linear_activation(walk: Rewrite, op: Op) -> bool:
     if not walk.used_once(name):
         return False
     inputs = [walk.builder.values[i] for i in producer.inputs]
-    attrs = {**producer.attrs, "activation": op.name, "core_grid": "full"}
+    attrs = {**producer.attrs, "activation": op.name}
     walk.replace(op, "linear", inputs, **attrs)
     return True
 

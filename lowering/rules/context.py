@@ -1,5 +1,6 @@
 """What every rule works with: the registry, the emitting context, the walk over a traced graph."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Sequence
@@ -43,6 +44,10 @@ class Context:
     def policy(self) -> Policy:
         """The dtype policy that the program is built for; most rules need not know it."""
         return self._builder.policy
+
+    def note(self, text: str) -> None:
+        """What the reader of the generated code should know about the ops that follow."""
+        self.source = dataclasses.replace(self.source, note=text)
 
     def value(self, operand: Operand) -> Value:
         """The operand on the device: Known numbers become a weight."""
@@ -130,7 +135,10 @@ def lower_graph(builder: Builder, graph: Graph, env: dict[int, Operand]) -> list
 
     for node in graph.nodes:
         results = _lower_node(builder, node, [read(operand) for operand in node.inputs])
-        env |= {id(tensor): result for tensor, result in zip(node.outputs, results, strict=True)}
+        for tensor, result in zip(node.outputs, results, strict=True):
+            env[id(tensor)] = result
+            if isinstance(result, Value):
+                builder.origins.setdefault(result.name, tensor)
     return [read(result) for result in graph.results]
 
 

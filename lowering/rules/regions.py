@@ -42,8 +42,8 @@ def linear(ctx: Context, x, kernel, bias=None, *, activation):
     operands = [x, kernel]
     if bias is not None:
         operands.append(Known(bias.numpy().reshape(1, -1), bias.name))
-    fused = {"activation": activation, "core_grid": "full"} if activation else {}
-    return ctx.emit("linear", *operands, **fused)
+    fused = {"activation": activation} if activation else {}
+    return ctx.emit("linear", *operands, core_grid="full", **fused)
 
 
 @lowers("moejax.time_linear")
@@ -74,6 +74,7 @@ def decomposed_linear(ctx: Context, x, seasonal, seasonal_bias, trend, trend_bia
     """
     if not _all_known(seasonal, seasonal_bias, trend, trend_bias):
         return DECLINED
+    ctx.note("moving average M folded into the kernel: x (Ws + M^T (Wt - Ws)) + bs + bt")
     average = moving_average_matrix(x.shape[1], kernel_size)
     seasonal_SQ = seasonal.numpy().astype(np.float64)
     folded = seasonal_SQ + average.T @ (trend.numpy().astype(np.float64) - seasonal_SQ)
@@ -98,6 +99,7 @@ def mixture(ctx: Context, heads, gate):
     if ctx.policy == "float32":
         return DECLINED
     batch, experts, steps, channels = heads.shape
+    ctx.note("sum over experts as a product with stacked identity matrices")
     weighted = ctx.reshape(binary_broadcast(ctx, heads, gate), (batch, experts * steps, channels))
     pick = np.tile(np.eye(steps, dtype=np.float32), (1, experts))
     return ctx.emit("matmul", Known(pick[None], "mixture.sum"), weighted)

@@ -1,0 +1,217 @@
+"""Is a program the same function as the JAX one? Levels, thresholds, and where it goes wrong.
+
+P1 exact: float32 arithmetic, within 1e-5 of the output's scale. P2 rounding: device dtypes and
+rounding emulated. P3 legality: every op accepted by ttnn's mock device. P4 device: a card or the
+simulator. P0, the model against published numbers, is `moejax check-reference`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from lowering.api import Lowered, lower_graph_of
+from lowering.backends import reference
+from lowering.ir import Arch, Op, Policy, Program
+from lowering.runtime.metrics import Metrics, compare
+from lowering.trace import trace
+
+Level = Literal["P1", "P2", "P4"]
+POLICIES: tuple[Policy, ...] = ("float32", "bfloat16", "bfloat8_b")
+EXACT = 1e-5  # of the output's scale
+LEAST_PCC: dict[Policy, float] = {"float32": 0.999, "bfloat16": 0.999, "bfloat8_b": 0.99}
+MODES: dict[Level, reference.Mode] = {"P1": "exact", "P2": "device"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One compared value. `op` is its index in the program, None for an output."""
+
+    name: str
+    metrics: Metrics
+    ok: bool
+    op: int | None = None
+    call: str = ""
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        head = {"name": self.name, "op": self.op, "call": self.call, "source": self.source}
+        return {**head, **asdict(self.metrics), "ok": self.ok}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Outputs, and each op that could be compared, at one level and policy."""
+
+    level: Level
+    policy: Policy
+    backend: str
+    outputs: tuple[Row, ...]
+    ops: tuple[Row, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        return all(row.ok for row in self.outputs)
+
+    @property
+    def first_failure(self) -> Row | None:
+        """The first op that leaves the tolerance."""
+        return next((row for row in self.ops if not row.ok), None)
+
+    def to_json(self) -> dict[str, Any]:
+        first = self.first_failure
+        return {
+            "level": self.level,
+            "policy": self.policy,
+            "backend": self.backend,
+            "ok": self.ok,
+            "outputs": [row.to_json() for row in self.outputs],
+            "ops": [row.to_json() for row in self.ops],
+            "first_failure": first.to_json() if first else None,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.level} {self.policy} on {self.backend}: {'ok' if self.ok else 'FAILED'}"]
+        lines += [f"  {_text(row)}" for row in self.outputs]
+        if not self.ok and self.first_failure is not None:
+            lines.append(f"  first op out of tolerance: {_text(self.first_failure)}")
+        return "\n".join(lines)
+
+
+def _text(row: Row) -> str:
+    m = row.metrics
+    numbers = f"PCC {m.pcc:.6f}, relative L2 {m.relative_l2:.2e}, max abs {m.max_abs:.2e}"
+    place = f" = {row.call}  ({row.source})" if row.call else ""
+    return f"{row.name}{place}: {numbers}"
+
+
+def within(metrics: Metrics, level: Level, policy: Policy) -> bool:
+    """Whether a value is inside the tolerance of its level and policy.
+
+    P1: largest error against the scale. Else the correlation, and the norm-wise error that the same
+    correlation stands for, since correlation alone hides scale and offset; a constant has only the
+    latter.
+    """
+    if level == "P1":
+        return metrics.max_abs <= EXACT * max(metrics.scale, 1e-30)
+    least = LEAST_PCC[policy]
+    close = metrics.relative_l2 <= math.sqrt(2 * (1 - least))
+    return close and (metrics.pcc >= least or metrics.relative_l2 <= 1e-2)
+
+
+def check_program(
+    program: Program,
+    inputs: Mapping[str, np.ndarray],
+    expected: Sequence[np.ndarray],
+    level: Literal["P1", "P2"],
+    golden: Mapping[str, np.ndarray] | None = None,
+) -> Report:
+    """A program on the reference backend against expected outputs, and each op against `golden`."""
+    rows: list[Row] = []
+
+    def on_op(op: Op, results: Sequence[np.ndarray]) -> None:
+        rows.extend(op_rows(len(seen), op, results, golden or {}, level, program.policy))
+        seen.append(op)
+
+    seen: list[Op] = []
+    found = reference.run(program, inputs, MODES[level], on_op)
+    outputs = output_rows(found, expected, level, program.policy)
+    return Report(
+        level=level, policy=program.policy, backend="reference", outputs=outputs, ops=tuple(rows)
+    )
+
+
+def output_rows(
+    found: Sequence[np.ndarray], expected: Sequence[np.ndarray], level: Level, policy: Policy
+) -> tuple[Row, ...]:
+    """A row an output."""
+    rows = []
+    for index, (array, wanted) in enumerate(zip(found, expected, strict=True)):
+        metrics = compare(array, np.asarray(wanted))
+        ok = within(metrics, level, policy)
+        rows.append(Row(name=f"output.{index}", metrics=metrics, ok=ok))
+    return tuple(rows)
+
+
+def op_rows(
+    index: int,
+    op: Op,
+    results: Sequence[np.ndarray],
+    golden: Mapping[str, np.ndarray],
+    level: Level,
+    policy: Policy,
+) -> list[Row]:
+    """A row for each result of an op whose golden value is known."""
+    rows = []
+    for value, result in zip(op.outputs, results, strict=True):
+        if value.name not in golden:
+            continue
+        wanted = golden[value.name]
+        metrics = compare(np.broadcast_to(result, wanted.shape), wanted)
+        ok = within(metrics, level, policy)
+        source = str(op.source)
+        rows.append(
+            Row(name=value.name, metrics=metrics, ok=ok, op=index, call=op.name, source=source)
+        )
+    return rows
+
+
+def check(
+    function: Callable[..., Any],
+    params: Any,
+    inputs: Mapping[str, Any],
+    *,
+    policies: Sequence[Policy] = POLICIES,
+    levels: Sequence[Literal["P1", "P2"]] = ("P1", "P2"),
+    arch: Arch = "wormhole_b0",
+    name: str = "program",
+) -> list[Report]:
+    """Lower `function` under each policy and compare it with JAX at each level."""
+    graph = trace(function, params, inputs)
+    arrays = {key: np.asarray(value) for key, value in inputs.items()}
+    with jax.default_matmul_precision("highest"):
+        expected = jax.tree.leaves(function(params, *inputs.values()))
+    reports = []
+    for policy in policies:
+        lowered: Lowered = lower_graph_of(graph, name=name, policy=policy, arch=arch)
+        golden = lowered.golden(arrays)
+        reports += [
+            check_program(lowered.program, arrays, expected, level, golden) for level in levels
+        ]
+    return reports
+
+
+def assert_parity(
+    function: Callable[..., Any],
+    params: Any,
+    inputs: Mapping[str, Any],
+    *,
+    policies: Sequence[Policy] = POLICIES,
+    chips: Sequence[Arch] = (),
+) -> None:
+    """AssertionError unless the lowered `function` equals the JAX one; for tests in your own CI.
+
+    `inputs`: name -> concrete array. `chips`: also have every op accepted by the mock device of
+    these chips (needs ttnn). The message names the first op out of tolerance, its Flax module and
+    source line.
+    """
+    reports = check(function, params, inputs, policies=policies)
+    failures = [str(report) for report in reports if not report.ok]
+    for chip in chips:
+        failures += _rejections(function, params, inputs, policies, chip)
+    assert not failures, "the lowered program differs from the JAX function\n" + "\n".join(failures)
+
+
+def _rejections(function, params, inputs, policies, chip: Arch) -> list[str]:
+    """What the mock device of a chip does not accept."""
+    from lowering.backends.ttnn import check_many
+
+    graph = trace(function, params, inputs)
+    programs = [
+        lower_graph_of(graph, name=policy, policy=policy, arch=chip).program for policy in policies
+    ]
+    reports = check_many(programs, chip)
+    return [f"P3 {r.program} on {chip}: {error}" for r in reports for error in r.errors]

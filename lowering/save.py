@@ -1,0 +1,101 @@
+"""Writes a program as a folder: ops, weights, sample, generated module, hashes."""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from lowering.codegen import generate
+from lowering.ir import Program, to_json
+from lowering.runtime.folder import MANIFEST, MANIFEST_SCHEMA, PROGRAM, SAMPLE, WEIGHTS
+
+MODULE = "model.py"
+# golden values of single ops are left out of larger samples
+MAX_GOLDEN_BYTES = 64 * 2**20
+
+
+def save(
+    program: Program,
+    folder: str | Path,
+    *,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Sequence[np.ndarray],
+    golden: Mapping[str, np.ndarray] | None = None,
+    model: Mapping[str, Any] | None = None,
+    tolerances: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the program with a sample of inputs and expected outputs; returns the folder.
+
+    The folder appears whole or not at all; an older program there is replaced, anything else in
+    it is an error. `model`: what the program was made from, kept in the manifest.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} holds files but no lowered program; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (scratch / PROGRAM).write_text(json.dumps(to_json(program), indent=1))
+        save_file(_stored_weights(program), scratch / WEIGHTS)
+        save_file(_sample(inputs, outputs, golden or {}), scratch / SAMPLE)
+        (scratch / MODULE).write_text(generate(program))
+        manifest = _manifest(program, scratch, model or {}, tolerances or {})
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        scratch.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def _stored_weights(program: Program) -> dict[str, np.ndarray]:
+    """Weights in their own width; block floats are held as bfloat16, which represents them."""
+    kinds = {"bfloat16": ml_dtypes.bfloat16, "bfloat8_b": ml_dtypes.bfloat16, "float32": np.float32}
+    return {
+        value.name: np.ascontiguousarray(
+            program.arrays[value.name].astype(kinds.get(value.dtype, np.dtype(value.dtype)))
+            if value.dtype in kinds
+            else program.arrays[value.name]
+        )
+        for value in program.weights
+    }
+
+
+def _sample(inputs, outputs, golden: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = {f"input.{name}": array for name, array in inputs.items()}
+    tensors |= {f"output.{index}": np.asarray(array) for index, array in enumerate(outputs)}
+    if sum(array.nbytes for array in golden.values()) <= MAX_GOLDEN_BYTES:
+        tensors |= {f"op.{name}": array for name, array in golden.items()}
+    return {name: _plain(array) for name, array in tensors.items()}
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """float32 or int32, contiguous: what every reader of the folder understands."""
+    array = np.asarray(array)
+    kind = np.int32 if array.dtype.kind in "iu" else np.float32
+    return np.ascontiguousarray(array.astype(kind))
+
+
+def _manifest(program: Program, folder: Path, model, tolerances) -> dict[str, Any]:
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "name": program.name,
+        "policy": program.policy,
+        "arch": program.arch,
+        "model": dict(model),
+        "tolerances": dict(tolerances),
+        "versions": {name: importlib.metadata.version(name) for name in ("moejax", "jax", "flax")},
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
