@@ -125,6 +125,12 @@ def uniform(operand: Operand) -> float | int | None:
     return first.item() if array.dtype.kind in "iub" else float(first)
 
 
+def expand(ctx: Context, x: Operand, shape) -> Operand:
+    """`x` repeated along its unit axes."""
+    shape = tuple(int(size) for size in shape)
+    return x if tuple(x.shape) == shape else ctx.emit("expand", x, shape=shape)
+
+
 def lower_graph(builder: Builder, graph: Graph, env: dict[int, Operand]) -> list[Operand]:
     """Lower every node; `env` maps id(Tensor) to its operand. Returns the results' operands."""
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from lowering.builder import logical_dtype
 from lowering.ir import Value
-from lowering.rules.context import Context, Operand, lowers, uniform
+from lowering.ops import broadcast
+from lowering.rules.context import Context, Operand, expand, lowers, uniform
 from lowering.trace import Known
 
 UNARY = {
@@ -77,19 +78,16 @@ def narrow(operand: Operand) -> Operand:
     return Known(array, operand.name)
 
 
-def binary(ctx: Context, op: str, a: Operand, b: Operand) -> Value:
-    """`op` of two operands of one shape; a known operand that repeats one number is a scalar."""
-    shape = tuple(a.shape)
-    scalar = uniform(b)
-    if scalar is not None and isinstance(a, Value):
-        return ctx.emit(op, a, scalar=scalar)
-    scalar = uniform(a)
-    if scalar is not None and isinstance(b, Value) and op in MIRRORED:
-        return ctx.emit(MIRRORED[op], b, scalar=scalar)
-    result = ctx.emit(op, narrow(a), narrow(b))
-    if result.shape != shape:
-        raise ctx.fail(f"result shape {result.shape} is not {shape}")
-    return result
+def binary(ctx: Context, op: str, a: Operand, b: Operand) -> Operand:
+    """`op` of operands that broadcast; a known operand that repeats one number is a scalar."""
+    shape = broadcast(tuple(a.shape), tuple(b.shape))
+    if (scalar := uniform(b)) is not None and isinstance(a, Value):
+        result = ctx.emit(op, a, scalar=scalar)
+    elif (scalar := uniform(a)) is not None and isinstance(b, Value) and op in MIRRORED:
+        result = ctx.emit(MIRRORED[op], b, scalar=scalar)
+    else:
+        result = ctx.emit(op, narrow(a), narrow(b))
+    return expand(ctx, result, shape)
 
 
 @lowers(*UNARY)
@@ -180,14 +178,11 @@ def select_n(ctx: Context, which, *cases):
     if len(cases) != 2 or ctx.node.inputs[0].dtype.kind != "b":
         raise ctx.fail(f"a selection among {len(cases)} cases by number; use nested jnp.where")
     false, true = cases
-    shape, kind = tuple(true.shape), ctx.node.outputs[0].dtype.kind
+    shape, kind = ctx.node.outputs[0].shape, ctx.node.outputs[0].dtype.kind
     if kind == "b":
         true, false = (ctx.convert(case, "float32") for case in (true, false))
     which = _spread(which, true) if isinstance(which, Known) else which
-    result = _where(ctx, narrow(which), true, false)
-    if result.shape != shape:
-        return ctx.emit("expand", result, shape=shape)
-    return result
+    return expand(ctx, _where(ctx, narrow(which), true, false), shape)
 
 
 def _where(ctx: Context, which: Operand, true: Operand, false: Operand) -> Value:

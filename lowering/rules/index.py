@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lowering.rules.context import Context, Operand, lowers
-from lowering.rules.shape import concatenate, expand, slab
+from lowering.rules.context import Context, Operand, expand, lowers
+from lowering.rules.shape import concatenate, slab
 from lowering.trace import Known
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lowering.rules.context import Context, Operand, lowers, uniform
+from lowering.rules.context import Context, Operand, expand, lowers, uniform
 from lowering.trace import Known
 
 
@@ -30,12 +30,6 @@ def broadcast_in_dim(ctx: Context, x, *, shape, broadcast_dimensions, **_):
     for axis, size in zip(broadcast_dimensions, x.shape, strict=True):
         sizes[axis] = size
     return expand(ctx, ctx.reshape(x, sizes), shape)
-
-
-def expand(ctx: Context, x: Operand, shape) -> Operand:
-    """`x` repeated along its unit axes."""
-    shape = tuple(int(size) for size in shape)
-    return x if tuple(x.shape) == shape else ctx.emit("expand", x, shape=shape)
 
 
 @lowers("concatenate")
