@@ -1,0 +1,55 @@
+# What a person runs here. Each target does its own set-up; `make setup` does only that.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# importing jax without cached bytecode takes three times as long
+unexport PYTHONDONTWRITEBYTECODE
+
+# a uv on PATH serves when it runs; otherwise one is installed into .uv/
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+BIN := .venv/bin
+
+# the published data sets, where a folder of them lies beside the clone
+ifeq ($(MOEJAX_DATA),)
+ifneq ($(wildcard ../shared/data/.),)
+export MOEJAX_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help setup lint format test demo clean
+
+help:
+	@echo 'make setup   install everything into .venv/ (and uv into .uv/ when it is missing)'
+	@echo 'make demo    train, evaluate, lower, check and report one model into runs/demo'
+	@echo 'make test    run all tests'
+	@echo 'make lint    check format, lint and types'
+	@echo 'make format  format the code'
+	@echo 'make clean   remove what these commands made, except runs/'
+
+setup: .venv/.synced
+
+.venv/.synced: pyproject.toml uv.lock .python-version | $(filter .uv/%,$(UV))
+	$(UV) sync --locked
+	@touch $@
+
+# made from outside this folder, where pyenv does not insist on the version in .python-version
+.uv/bin/uv:
+	cd / && python3 -m venv '$(CURDIR)/.uv'
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+test: setup
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+clean:
+	rm -rf .uv .venv .pytest_cache .ruff_cache .hypothesis dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
