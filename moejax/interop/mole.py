@@ -134,7 +134,7 @@ def to_published(params: Mapping[str, Any], config: MoLEConfig) -> dict[str, np.
         )
     tensors: dict[str, np.ndarray] = {}
     for row, kind in rows:
-        array = _to_theirs(flat[_path(row, kind)], row, config)
+        array = np.ascontiguousarray(_to_theirs(flat[_path(row, kind)], row, config))
         if row.layout != "projection" or not config.individual:
             tensors[_name(row, kind)] = array
         elif config.router == "none":
