@@ -45,8 +45,6 @@ class DataConfig:
     allow_download: bool = True
 
     def __post_init__(self) -> None:
-        if self.name == "csv" and not self.csv:
-            raise ValueError("data.csv is empty; give the file with --set data.csv=FILE")
         if self.mode not in ("M", "S", "MS"):
             raise ValueError(f"data.mode is {self.mode!r}; allowed: 'M', 'S', 'MS'")
 
@@ -100,6 +98,8 @@ def load_series(config: DataConfig) -> Series:
             columns=(*config.columns, config.target) if config.columns else (),
             interpolate=config.interpolate,
         )
+    elif config.name == "csv":
+        raise ValueError("data.csv is empty; give your file with --set data.csv=FILE")
     elif config.name in PUBLISHED:
         series = _load_published(config.name, config.allow_download)
     elif config.name == TEMPERATURES:

@@ -131,7 +131,7 @@ def test_missing_and_unreadable_files(tmp_path):
         with pytest.raises(ValueError, match="cannot be read as CSV"):
             load(str(path))
     with pytest.raises(ValueError, match=r"data.csv is empty; give the file"):
-        DataConfig(name="csv")
+        load_series(DataConfig(name="csv"))
 
 
 def test_constant_column_is_refused_or_dropped(write):

@@ -1,0 +1,73 @@
+"""Optimisers and learning-rate schedules, as optax chains."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Name = Literal["adam", "adamw"]
+Schedule = Literal["type1", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Which optimiser, at which rate.
+
+    `schedule`: type1 = the first rate for two epochs, then half of the last one every epoch;
+    cosine = down to zero at the last epoch; constant. `clip_norm` 0 = no clipping.
+    """
+
+    name: Name = "adam"
+    learning_rate: float = 1e-3
+    schedule: Schedule = "type1"
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for field, choices in (("name", Name), ("schedule", Schedule)):
+            if getattr(self, field) not in get_args(choices):
+                raise ValueError(
+                    f"optim.{field} is {getattr(self, field)!r}; allowed: {get_args(choices)}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(f"optim.learning_rate is {self.learning_rate}; it must be above 0")
+        if self.weight_decay < 0 or self.clip_norm < 0:
+            raise ValueError("optim.weight_decay and optim.clip_norm must not be negative")
+        if self.weight_decay and self.name != "adamw":
+            raise ValueError(
+                f"optim.weight_decay is {self.weight_decay} but optim.name is 'adam', which "
+                "ignores it; use --set optim.name=adamw"
+            )
+
+
+def learning_rate(config: OptimConfig, *, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates made."""
+    if config.schedule == "type1":
+
+        def type1(count: Any) -> jax.Array:
+            halvings = jnp.maximum(jnp.asarray(count) // steps_per_epoch - 1, 0)
+            return config.learning_rate * 0.5 ** halvings.astype(jnp.float32)
+
+        return type1
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(config.learning_rate, steps_per_epoch * epochs)
+    return optax.constant_schedule(config.learning_rate)
+
+
+def make_optimizer(
+    config: OptimConfig, *, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformation:
+    """Clipping (if any), then Adam or AdamW at the scheduled rate."""
+    rate = learning_rate(config, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    moments = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    steps = [moments, optax.scale_by_learning_rate(rate)]
+    if config.name == "adamw":
+        steps.insert(1, optax.add_decayed_weights(config.weight_decay))
+    if config.clip_norm:
+        steps.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*steps)

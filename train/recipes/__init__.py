@@ -1,0 +1,38 @@
+"""Recipes: functions that return the full config of a run. One module a system.
+
+A system's module lists its functions in RECIPES and has `load(config) -> Dataset`,
+`resolve(config, dataset) -> Config`, `make_task(config, dataset) -> Task` and
+`make_model(config) -> Linen module`.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+
+from train.config import Config
+from train.recipes import mole
+from train.tables import nearest
+
+SYSTEMS: tuple[ModuleType, ...] = (mole,)
+RECIPES: dict[str, Callable[[], Config]] = {
+    recipe.__name__: recipe for module in SYSTEMS for recipe in module.RECIPES
+}
+
+
+def build(name: str) -> Config:
+    """The config of a recipe; ValueError with the nearest match for an unknown name."""
+    if name not in RECIPES:
+        raise ValueError(
+            f"unknown recipe {name!r}.{nearest(name, RECIPES)} Recipes: {', '.join(RECIPES)}"
+        )
+    return RECIPES[name]()
+
+
+def system(name: str) -> ModuleType:
+    """The module of the system that a recipe belongs to."""
+    build(name)
+    return next(module for module in SYSTEMS if RECIPES[name] in module.RECIPES)
+
+
+def summary(name: str) -> str:
+    """The first line of a recipe's docstring."""
+    return (RECIPES[name].__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,34 @@
+"""What the training loop needs to know of a model and its data: plain functions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+Params = Any
+Batch = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A model on its data.
+
+    `arrays`: pytree of data that stays on the device. `indices`: int32 [W] per part ("train",
+    "val", "test"), what batches are made of. `cut(arrays, indices [B])` makes a batch inside jit.
+    `init(key)` gives the parameters. `loss(params, batch, key)` gives (loss, metrics), scalars.
+    `errors(params, batch)` gives a dict of sums over targets and steps, each [B,...], for scores.
+    `scores(means)` turns the dict of means over all samples (float64) into named numbers; "mse" is
+    watched by early stopping. `fingerprint` identifies the data.
+    """
+
+    arrays: Any
+    indices: Mapping[Any, np.ndarray]
+    cut: Callable[[Any, jax.Array], Batch]
+    init: Callable[[jax.Array], Params]
+    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    errors: Callable[[Params, Batch], dict[str, jax.Array]]
+    scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
