@@ -30,8 +30,17 @@ PRECISE = ttnn.WormholeComputeKernelConfig(
     fp32_dest_acc_en=True,
     packer_l1_acc=True,
 )
+
 L1, DRAM = ttnn.L1_MEMORY_CONFIG, ttnn.DRAM_MEMORY_CONFIG
 TILE, ROWS = ttnn.TILE_LAYOUT, ttnn.ROW_MAJOR_LAYOUT
+
+
+def rows_per_core(size, **sizes):
+    """A matmul whose right operand is sent to all cores, each with its rows of the left one."""
+    return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
+        compute_with_storage_grid_size=size, fused_activation=None, **sizes
+    )
+
 '''
 TAIL = '''
 
@@ -98,8 +107,8 @@ def _table(name: str, values: Iterable[Value]) -> str:
 def _forward(program: Program) -> list[str]:
     arguments = ", ".join(["device", "w", *(value.name for value in program.inputs)])
     lines = ["", "", f"def forward({arguments}):", f'    """{_summary(program)}"""']
+    lines.append("    size = device.compute_with_storage_grid_size()")
     if any(op.attrs.get("core_grid") for op in program.ops):
-        lines.append("    size = device.compute_with_storage_grid_size()")
         lines.append("    grid = ttnn.CoreGrid(y=size.y, x=size.x)")
     weights, values = {value.name for value in program.weights}, program.values()
     before = None
@@ -179,6 +188,9 @@ def _token(token: Token, weights: set[str]) -> str:
             return "grid"
         case calls.PreciseConfig():
             return "PRECISE"
+        case calls.ProgramConfig(fields):
+            sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+            return f"rows_per_core(size, {sizes})"
         case calls.MemoryName(name):
             return _memory(name)
         case _:

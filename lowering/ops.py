@@ -179,6 +179,7 @@ def _table() -> dict[str, OpSpec]:
         ops[name] = OpSpec(_elementwise, positional=("scalar",), optional=optional, arity=(1, 2))
     ops["rdiv"] = OpSpec(_quotient, positional=("scalar",))
     ops["divide"] = OpSpec(_quotient, positional=("scalar",), optional=("dtype",), arity=(1, 2))
+    ops["fmod"] = OpSpec(_elementwise, positional=("scalar",), arity=(1, 2))
     ops["floor_div"] = OpSpec(_quotient, positional=("scalar",), arity=(1, 2))
     for name in ("sum", "mean", "max", "min", "prod"):
         ops[name] = OpSpec(_reduce, optional=("dim", "keepdim"), compute=name in ("sum", "mean"))
@@ -190,7 +191,7 @@ def _table() -> dict[str, OpSpec]:
         "addcmul": OpSpec(_elementwise, arity=(3, 3)),
         "matmul": OpSpec(
             _matmul,
-            optional=("transpose_a", "transpose_b", "dtype"),
+            optional=("transpose_a", "transpose_b", "dtype", "program_config"),
             compute=True,
             arity=(2, 2),
         ),
@@ -234,7 +235,7 @@ def _table() -> dict[str, OpSpec]:
 UNARY = (
     "exp", "exp2", "log", "log1p", "expm1", "sqrt", "rsqrt", "reciprocal", "square", "abs", "neg",
     "sign", "floor", "ceil", "round", "tanh", "sigmoid", "erf", "erfc", "relu", "silu", "softplus",
-    "sin", "cos", "logical_not", "isfinite", "isnan",
+    "sin", "cos", "log2", "logical_not", "isfinite", "isnan",
 )
 BINARY = (
     "add", "subtract", "multiply", "rsub", "maximum", "minimum", "pow", "remainder",

@@ -238,6 +238,7 @@ _UNARY: dict[str, Callable[[jax.Array], jax.Array]] = {
     "exp2": jnp.exp2,
     "log": jnp.log,
     "log1p": jnp.log1p,
+    "log2": jnp.log2,
     "expm1": jnp.expm1,
     "sqrt": jnp.sqrt,
     "rsqrt": jax.lax.rsqrt,

@@ -9,6 +9,7 @@ from lowering.passes.dtypes import assign_dtypes
 from lowering.passes.fuse import fuse_activations, fuse_linear, fuse_multiply_add
 from lowering.passes.layout import place_layouts
 from lowering.passes.liveness import free_at_last_use
+from lowering.passes.matmul import configure_matmuls
 from lowering.passes.memory import place_in_l1
 from lowering.passes.simplify import simplify
 from lowering.passes.transpose import fold_transposes
@@ -38,6 +39,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("layout", place_layouts),
     # sizes are final: dtype and layout decide the bytes
     ("memory", place_in_l1),
+    # the number of cores is the chip's
+    ("matmul programs", configure_matmuls),
     # last: it only adds the frees
     ("liveness", free_at_last_use),
 )

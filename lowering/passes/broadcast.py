@@ -12,6 +12,7 @@ BROADCASTING = frozenset(
         "divide",
         "rdiv",
         "floor_div",
+        "fmod",
         "where",
         "addcmul",
         "clamp",

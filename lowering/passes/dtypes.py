@@ -2,7 +2,7 @@
 
 from lowering.builder import Builder
 from lowering.ir import DType, Op, Program, Value
-from lowering.ops import is_float
+from lowering.ops import COMPARISONS, is_float
 from lowering.passes.rewrite import Rewrite
 
 # ops that only move data: their result has the dtype of their input
@@ -10,7 +10,8 @@ MOVES = frozenset({"reshape", "permute", "slice", "pad", "expand", "concat", "ga
 # ops whose float operands may differ in dtype
 PRODUCTS = frozenset({"matmul", "linear"})
 # ops that can write another dtype than they read, at no cost
-RETYPING = frozenset({*PRODUCTS, "add", "subtract", "multiply"})
+ARITHMETIC = ("add", "subtract", "multiply", "divide", "rsub")
+RETYPING = frozenset({*PRODUCTS, *ARITHMETIC, *COMPARISONS, "typecast"})
 
 
 def assign_dtypes(program: Program) -> Program:
@@ -75,8 +76,12 @@ class _Typed(Rewrite):
         if op.name in RETYPING and is_float(op.output):
             wanted = self.wanted(op.output.name)
             result = wanted.pop() if len(wanted) == 1 else target
+            attrs.pop("dtype", None)
             if inputs[0].dtype != result:
                 attrs["dtype"] = result
+            elif op.name == "typecast":
+                self.alias(op.output.name, inputs[0])
+                return
         self.replace(op, op.name, inputs, **attrs)
 
     def _operand(self, op: Op, index: int, target: DType) -> Value:

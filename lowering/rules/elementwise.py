@@ -21,6 +21,7 @@ UNARY = {
     "is_finite": "isfinite",
     "log": "log",
     "log1p": "log1p",
+    "log2": "log2",
     "logistic": "sigmoid",
     "neg": "neg",
     "not": "logical_not",
@@ -45,7 +46,18 @@ BINARY = {
     "mul": "multiply",
     "ne": "ne",
     "pow": "pow",
+    "rem": "fmod",
     "sub": "subtract",
+}
+COMPARISONS = ("eq", "ge", "gt", "le", "lt", "ne")
+# op -> the number on the right that changes nothing
+NEUTRAL = {
+    "add": 0,
+    "subtract": 0,
+    "multiply": 1,
+    "divide": 1,
+    "maximum": -np.inf,
+    "minimum": np.inf,
 }
 # a scalar on the left: the op with its operands exchanged
 MIRRORED = {
@@ -63,7 +75,14 @@ MIRRORED = {
     "subtract": "rsub",
 }
 LOGICAL = {"and": "logical_and", "or": "logical_or", "xor": "ne"}
-IDENTITY = ("copy", "copy_p", "stop_gradient", "sharding_constraint", "optimization_barrier")
+# reduce_precision: half precision is float32 here until the dtype policy decides
+IDENTITY = (
+    "copy",
+    "optimization_barrier",
+    "reduce_precision",
+    "sharding_constraint",
+    "stop_gradient",
+)
 
 
 def narrow(operand: Operand) -> Operand:
@@ -78,16 +97,25 @@ def narrow(operand: Operand) -> Operand:
     return Known(array, operand.name)
 
 
-def binary(ctx: Context, op: str, a: Operand, b: Operand) -> Operand:
-    """`op` of operands that broadcast; a known operand that repeats one number is a scalar."""
-    shape = broadcast(tuple(a.shape), tuple(b.shape))
-    if (scalar := uniform(b)) is not None and isinstance(a, Value):
-        result = ctx.emit(op, a, scalar=scalar)
-    elif (scalar := uniform(a)) is not None and isinstance(b, Value) and op in MIRRORED:
-        result = ctx.emit(MIRRORED[op], b, scalar=scalar)
-    else:
-        result = ctx.emit(op, narrow(a), narrow(b))
-    return expand(ctx, result, shape)
+def binary(ctx: Context, op: str, a: Operand, b: Operand, **attrs) -> Operand:
+    """`op` of two operands that broadcast; a known one that repeats one number is a scalar."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    mirrored = MIRRORED.get(op)
+    if isinstance(a, Value) and (scalar := uniform(b)) is not None and a.shape == shape:
+        return _with_scalar(ctx, op, a, scalar, attrs)
+    if mirrored and isinstance(b, Value) and (scalar := uniform(a)) is not None:
+        if b.shape == shape:
+            return _with_scalar(ctx, mirrored, b, scalar, attrs)
+    result = ctx.emit(op, narrow(a), narrow(b), **attrs)
+    return result if result.shape == shape else ctx.emit("expand", result, shape=shape)
+
+
+def _with_scalar(ctx: Context, op: str, x: Value, scalar: float, attrs) -> Value:
+    if NEUTRAL.get(op) == scalar:
+        return x
+    if op == "maximum" and scalar == 0 and x.dtype == "float32":
+        return ctx.emit("relu", x)  # the name under which it is fused into what comes before
+    return ctx.emit(op, x, scalar=scalar, **attrs)
 
 
 @lowers(*UNARY)
@@ -96,41 +124,28 @@ def unary(ctx: Context, x, **params):
         raise ctx.fail("an accuracy other than the default is not available on the device")
     if ctx.node.primitive == "not" and ctx.node.inputs[0].dtype.kind != "b":
         raise ctx.fail("bitwise operations on integers are not supported")
+    if ctx.node.primitive == "sign" and x.dtype != "float32":
+        above, below = (ctx.emit(op, x, scalar=0) for op in ("gt", "lt"))
+        return ctx.emit("subtract", above, below)
     return ctx.emit(UNARY[ctx.node.primitive], x)
 
 
 @lowers(*BINARY)
 def binary_rule(ctx: Context, a, b, **_):
-    if ctx.node.primitive in ("div", "pow") and ctx.node.outputs[0].dtype.kind in "iu":
+    """Truth values are 0.0 and 1.0, of whatever was compared."""
+    name = ctx.node.primitive
+    if name in ("div", "pow") and ctx.node.outputs[0].dtype.kind in "iu":
         raise ctx.fail("integer division and powers are not exact on the device; use floats")
-    a, b = _common(ctx, a, b)
-    return binary(ctx, BINARY[ctx.node.primitive], a, b)
-
-
-def _common(ctx: Context, a: Operand, b: Operand) -> tuple[Operand, Operand]:
-    """Both operands in one dtype: truth values may be held as floats or as integers."""
-    kinds = {operand.dtype for operand in (a, b) if isinstance(operand, Value)}
-    if len(kinds) == 2:
-        return ctx.convert(a, "float32"), ctx.convert(b, "float32")
-    return a, b
+    integers = ctx.node.inputs[0].dtype.kind in "iu"
+    attrs = {"dtype": "float32"} if name in COMPARISONS and integers else {}
+    return binary(ctx, BINARY[name], a, b, **attrs)
 
 
 @lowers(*LOGICAL)
 def logical(ctx: Context, a, b):
     if ctx.node.inputs[0].dtype.kind != "b":
         raise ctx.fail("bitwise operations on integers are not supported")
-    a, b = _common(ctx, a, b)
-    return ctx.emit(LOGICAL[ctx.node.primitive], narrow(a), narrow(b))
-
-
-@lowers("rem")
-def remainder(ctx: Context, a, b):
-    """C remainder, the sign of the dividend: a - trunc(a / b) * b."""
-    return (
-        ctx.emit("fmod", narrow(a), narrow(b))
-        if uniform(b) is None
-        else ctx.emit("fmod", a, scalar=uniform(b))
-    )
+    return binary(ctx, LOGICAL[ctx.node.primitive], a, b)
 
 
 @lowers("clamp")
@@ -138,22 +153,14 @@ def clamp(ctx: Context, low, x, high):
     bounds = uniform(low), uniform(high)
     if None not in bounds:
         return ctx.emit("clamp", x, min=bounds[0], max=bounds[1])
-    low, high = (_spread(bound, x) for bound in (low, high))
     return binary(ctx, "minimum", binary(ctx, "maximum", x, low), high)
-
-
-def _spread(bound: Operand, x: Operand) -> Operand:
-    """A scalar bound seen at the shape of x."""
-    if isinstance(bound, Known) and bound.shape == ():
-        return Known(np.broadcast_to(bound.numpy(), x.shape), bound.name)
-    return bound
 
 
 @lowers("integer_pow")
 def integer_pow(ctx: Context, x, *, y):
     """Repeated squaring; a negative power is the reciprocal of the positive one."""
     if y == 0:
-        return ctx.constant(np.ones(x.shape, np.float32))
+        return ctx.constant(np.ones(x.shape, x.dtype))
     power, square, rest = None, x, abs(y)
     while True:
         if rest & 1:
@@ -163,6 +170,11 @@ def integer_pow(ctx: Context, x, *, y):
             break
         square = ctx.emit("square", square)
     return power if y > 0 else ctx.emit("reciprocal", power)
+
+
+@lowers("one_minus_square")
+def one_minus_square(ctx: Context, x, **_):
+    return ctx.emit("rsub", ctx.emit("square", x), scalar=1.0)
 
 
 @lowers("round")
@@ -177,19 +189,22 @@ def select_n(ctx: Context, which, *cases):
     """`where`: cases[0] is the FALSE case."""
     if len(cases) != 2 or ctx.node.inputs[0].dtype.kind != "b":
         raise ctx.fail(f"a selection among {len(cases)} cases by number; use nested jnp.where")
+    shape = tuple(cases[0].shape)
+    chosen = uniform(which)
+    if chosen is not None:
+        return cases[int(chosen)]
     false, true = cases
-    shape, kind = ctx.node.outputs[0].shape, ctx.node.outputs[0].dtype.kind
-    if kind == "b":
-        true, false = (ctx.convert(case, "float32") for case in (true, false))
-    which = _spread(which, true) if isinstance(which, Known) else which
-    return expand(ctx, _where(ctx, narrow(which), true, false), shape)
+    if ctx.node.outputs[0].dtype.kind in "iu":
+        # ttnn takes no integer scalars beside a float condition
+        result = ctx.emit("where", narrow(which), narrow(true), narrow(false))
+    else:
+        result = _where(ctx, narrow(which), true, false)
+    return result if result.shape == shape else ctx.emit("expand", result, shape=shape)
 
 
 def _where(ctx: Context, which: Operand, true: Operand, false: Operand) -> Value:
     scalars = {"true_scalar": uniform(true), "false_scalar": uniform(false)}
-    scalars = {key: number for key, number in scalars.items() if number is not None}
-    if len(scalars) == 2 and ctx.value(which).dtype == "int32":
-        which = ctx.convert(which, "float32")
+    scalars = {key: float(number) for key, number in scalars.items() if number is not None}
     tensors = [narrow(case) for case in (true, false) if uniform(case) is None]
     return ctx.emit("where", which, *tensors, **scalars)
 
@@ -197,8 +212,10 @@ def _where(ctx: Context, which: Operand, true: Operand, false: Operand) -> Value
 @lowers("convert_element_type")
 def convert_element_type(ctx: Context, x, *, new_dtype, **_):
     new_dtype = np.dtype(new_dtype)
+    if new_dtype.kind == "b" and ctx.node.inputs[0].dtype.kind == "b":
+        return x
     if new_dtype.kind == "b":
-        return ctx.emit("ne", x, scalar=0) if ctx.node.inputs[0].dtype.kind != "b" else x
+        return binary(ctx, "ne", x, Known(np.zeros((), x.dtype)), dtype="float32")
     return ctx.convert(x, logical_dtype(new_dtype))
 
 

@@ -62,6 +62,13 @@ class FullGrid:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramConfig:
+    """A matmul whose right operand is sent to all cores, each with its rows of the left one."""
+
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class PreciseConfig:
     """The compute config of full precision: HiFi4, float32 accumulation, no approximations."""
 
@@ -82,6 +89,7 @@ Token = (
     | Activations
     | FullGrid
     | PreciseConfig
+    | ProgramConfig
     | MemoryName
 )
 
@@ -141,6 +149,8 @@ def _attr(key: str, value: Any) -> Token:
         return LayoutName(value)
     if key == "core_grid":
         return FullGrid()
+    if key == "program_config":
+        return ProgramConfig(value)
     if key == "activations":
         return Activations(tuple(value))
     return Constant(list(value) if isinstance(value, tuple) else value)

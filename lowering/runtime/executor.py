@@ -77,8 +77,8 @@ class Caller:
     def __init__(self, ttnn: Any, device: Any):
         self._ttnn = ttnn
         self._precise = precise_config(ttnn)
-        grid = device.compute_with_storage_grid_size()
-        self._grid = ttnn.CoreGrid(y=grid.y, x=grid.x)
+        self._size = device.compute_with_storage_grid_size()
+        self._grid = ttnn.CoreGrid(y=self._size.y, x=self._size.x)
 
     def perform(self, call: Call, values: Mapping[str, Any]) -> list[Any]:
         """The result tensors of one call on tensors by name."""
@@ -108,6 +108,10 @@ class Caller:
                 return self._grid
             case calls.PreciseConfig():
                 return self._precise
+            case calls.ProgramConfig(fields):
+                return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
+                    compute_with_storage_grid_size=self._size, fused_activation=None, **fields
+                )
             case calls.MemoryName(name):
                 return memory(ttnn, name)
 

@@ -20,10 +20,20 @@ class Metrics:
 
 
 def compare(found: np.ndarray, expected: np.ndarray) -> Metrics:
-    """Metrics of `found` against `expected`, in float64; ValueError when the shapes differ."""
+    """Metrics of `found` against `expected`, in float64; ValueError when the shapes differ.
+
+    Infinities and NaN must stand in the same places (else every metric says so); the rest counts.
+    """
     if found.shape != expected.shape:
         raise ValueError(f"shape is {found.shape}, expected {expected.shape}")
     a, b = (np.asarray(array, np.float64).ravel() for array in (found, expected))
+    finite = np.isfinite(b)
+    if (
+        not np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        or not np.isfinite(a[finite]).all()
+    ):
+        return Metrics(pcc=0.0, relative_l2=float("inf"), max_abs=float("inf"), scale=float("inf"))
+    a, b = a[finite], b[finite]
     if a.size == 0:
         return Metrics(pcc=1.0, relative_l2=0.0, max_abs=0.0, scale=0.0)
     difference, norm = np.linalg.norm(a - b), np.linalg.norm(b)

@@ -44,10 +44,11 @@ def time_router(
     """
     hidden = linear(mark_BF, hidden_kernel, hidden_bias, activation="relu")
     logits = linear(hidden, output_kernel, output_bias)
-    logits_BKC = logits.reshape(logits.shape[0], num_experts, -1)
+    # the unit axis is the one the mixture broadcasts over, so the device reshapes only once
+    logits_BK1C = logits.reshape(logits.shape[0], num_experts, 1, -1)
     if keep_BKC is not None:
-        logits_BKC = exclude(logits_BKC, keep_BKC)
-    return softmax(logits_BKC, axis=1)
+        logits_BK1C = exclude(logits_BK1C, keep_BKC[:, :, None])
+    return jnp.squeeze(softmax(logits_BK1C, axis=1), axis=2)
 
 
 @region("moejax.window_statistics", float32=True)

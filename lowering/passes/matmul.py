@@ -1,0 +1,46 @@
+"""Program configs of the matmuls for which ttnn's automatic choice is not legal."""
+
+from lowering.ir import TILE, Op, Program, Value
+from lowering.passes.memory import CORES
+
+MAX_BLOCK_TILES = 64  # of the right operand, in a core's circular buffer
+MAX_SUBBLOCK_TILES = 4  # of float32 results in the accumulator
+
+
+def configure_matmuls(program: Program) -> Program:
+    """One weight on the left of a batch: spread the weight's rows over the cores.
+
+    ttnn broadcasts the left operand's batch only with this kind of program, and picks another one
+    by itself for some sizes when operands lie in L1.
+    """
+    values = program.values()
+    ops = []
+    for op in program.ops:
+        config = _left_broadcast(op, values, CORES[program.arch])
+        ops.append(op.replace(attrs={**op.attrs, "program_config": config}) if config else op)
+    return program.replace(ops=tuple(ops))
+
+
+def _left_broadcast(op: Op, values: dict[str, Value], cores: int) -> dict | None:
+    if op.name != "matmul" or op.attrs.get("transpose_a") or op.attrs.get("transpose_b"):
+        return None
+    a, b = (values[name].shape for name in op.inputs)
+    if len(a) < 3 or len(b) != len(a) or a[:-2] == b[:-2] or set(a[:-2]) != {1}:
+        return None
+    rows, inner, columns = (-(-size // TILE) for size in (a[-2], a[-1], b[-1]))
+    if columns > MAX_BLOCK_TILES:
+        return None
+    depth = _largest_divisor(inner, max(1, MAX_BLOCK_TILES // columns))
+    return {
+        "in0_block_w": depth,
+        "out_subblock_h": 1,
+        "out_subblock_w": _largest_divisor(columns, MAX_SUBBLOCK_TILES),
+        "per_core_M": -(-rows // cores),
+        "per_core_N": columns,
+        "fuse_batch": False,
+        "mcast_in0": False,
+    }
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
