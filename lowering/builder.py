@@ -3,6 +3,7 @@
 Rules emit through it, and so does every pass that rebuilds a Program.
 """
 
+import builtins
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -114,7 +115,8 @@ class Builder:
         return outputs
 
     def fresh(self, name: str) -> str:
-        """`name`, or name_2, name_3 ... when it is taken."""
+        """`name`, or name_2, name_3 ... when it is taken; no name hides a python builtin."""
+        name = f"{name}_" if hasattr(builtins, name) else name
         candidate, number = name, 1
         while candidate in self._names:
             number += 1

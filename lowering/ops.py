@@ -211,6 +211,7 @@ def _table() -> dict[str, OpSpec]:
         ),
         "argmax": OpSpec(_argmax, optional=("dim", "keepdim"), result="row_major"),
         "cumsum": OpSpec(_same, positional=("dim",), optional=("reverse_order",)),
+        "cumprod": OpSpec(_same, positional=("dim",), optional=("reverse_order",)),
         "topk": OpSpec(_topk, positional=("k",), optional=("dim", "largest", "sorted", "stable")),
         "sort": OpSpec(_sort, positional=("dim", "descending"), optional=("stable",)),
         "gather": OpSpec(_gather, positional=("dim",), keywords=("index",), arity=(2, 2)),
@@ -243,6 +244,11 @@ BINARY = (
 )
 # fmt: on
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+# every op that works element by element and broadcasts its operands
+ELEMENTWISE = frozenset(
+    {*UNARY, *BINARY, *COMPARISONS, "divide", "rdiv", "floor_div"}
+    | {"where", "addcmul", "clamp", "typecast", "gelu"}
+)
 OPS: dict[str, OpSpec] = _table()
 
 

@@ -12,6 +12,7 @@ from lowering.passes.liveness import free_at_last_use
 from lowering.passes.matmul import configure_matmuls
 from lowering.passes.memory import place_in_l1
 from lowering.passes.simplify import simplify
+from lowering.passes.sink import sink_reshapes
 from lowering.passes.transpose import fold_transposes
 from lowering.runtime.verify import verify
 
@@ -22,7 +23,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("simplify", simplify),
     # an expand is dropped where the next op broadcasts by itself
     ("lazy broadcast", keep_broadcasts_lazy),
-    # sunk expands and reshapes meet again
+    # a reshape moves on until it meets the one that undoes it
+    ("sink reshapes", sink_reshapes),
     ("simplify", simplify),
     # needs permutes next to matmuls, so after the cancelling
     ("fold transposes", fold_transposes),

@@ -1,25 +1,8 @@
 """Broadcasts stay implicit as long as the ops broadcast by themselves."""
 
 from lowering.ir import Op, Program, Value
-from lowering.ops import BINARY, COMPARISONS, UNARY
+from lowering.ops import ELEMENTWISE
 from lowering.passes.rewrite import Rewrite
-
-BROADCASTING = frozenset(
-    {
-        *UNARY,
-        *BINARY,
-        *COMPARISONS,
-        "divide",
-        "rdiv",
-        "floor_div",
-        "fmod",
-        "where",
-        "addcmul",
-        "clamp",
-        "typecast",
-        "gelu",
-    }
-)
 
 
 def keep_broadcasts_lazy(program: Program) -> Program:
@@ -39,7 +22,7 @@ def keep_broadcasts_lazy(program: Program) -> Program:
             value = walk.new(op.inputs[0])
             walk.alias(op.output.name, value)
             full[op.output.name] = op.output.shape
-        elif op.name in BROADCASTING:
+        elif op.name in ELEMENTWISE:
             (value,) = walk.copy(op)
             if value.shape != op.output.shape:
                 full[op.output.name] = op.output.shape

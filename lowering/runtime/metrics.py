@@ -46,8 +46,8 @@ def compare(found: np.ndarray, expected: np.ndarray) -> Metrics:
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    spread = np.linalg.norm(a) * np.linalg.norm(b)
+    x, y = a - a.mean(), b - b.mean()
+    spread = np.linalg.norm(x) * np.linalg.norm(y)
     if spread == 0.0:
         return float(np.allclose(a, b))
-    return float(a @ b / spread)
+    return float(x @ y / spread)
