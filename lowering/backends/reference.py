@@ -217,8 +217,11 @@ def _layer_norm(x, weight=None, bias=None, *, epsilon):
     return y if bias is None else y + jnp.broadcast_to(bias, y.shape)
 
 
-def _cumsum(x, *, dim, reverse_order=False):
-    return jax.lax.cumsum(x, axis=dim % x.ndim, reverse=reverse_order)
+def _cumulative(function: Callable[..., jax.Array]):
+    def run_cumulative(x, *, dim, reverse_order=False):
+        return function(x, axis=dim % x.ndim, reverse=reverse_order)
+
+    return run_cumulative
 
 
 def _argmax(x, *, dim, keepdim=False):
@@ -303,7 +306,8 @@ REFERENCE: dict[str, Callable[..., Any]] = {
         x, axis=dim, keepdims=keepdim, ddof=int(correction)
     ),
     "argmax": _argmax,
-    "cumsum": _cumsum,
+    "cumsum": _cumulative(jax.lax.cumsum),
+    "cumprod": _cumulative(jax.lax.cumprod),
     "softmax": lambda x, *, dim, numeric_stable=True: jax.nn.softmax(x, axis=dim),
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,

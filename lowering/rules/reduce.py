@@ -1,9 +1,10 @@
-"""Reductions, cumulative sums, argmax. Every reduction keeps its axes and drops them by a reshape,
-so that one which JAX puts back at once costs nothing.
+"""Reductions, cumulative sums and products, argmax.
+
+Every reduction keeps its axes and drops them by a reshape, so that one which JAX puts back at once
+costs nothing.
 """
 
 from lowering.rules.context import Context, lowers
-from lowering.rules.elementwise import narrow
 
 REDUCTIONS = {
     "reduce_sum": "sum",
@@ -17,32 +18,38 @@ REDUCTIONS = {
 
 @lowers(*REDUCTIONS)
 def reduce_rule(ctx: Context, x, *, axes, **_):
-    if ctx.node.primitive in ("reduce_and", "reduce_or") and ctx.node.inputs[0].dtype.kind != "b":
-        raise ctx.fail("bitwise reductions of integers")
-    op = REDUCTIONS[ctx.node.primitive]
-    axes = sorted(int(axis) for axis in axes)
-    if op == "prod":
+    name, kind = ctx.node.primitive, ctx.node.inputs[0].dtype.kind
+    if name in ("reduce_and", "reduce_or") and kind != "b":
+        raise ctx.fail("bitwise reductions of integers are not supported; compare first")
+    if name == "reduce_prod" and kind != "f":
+        raise ctx.fail("ttnn multiplies up floats only; convert first")
+    # along an axis of one element there is nothing to reduce
+    axes = sorted(int(axis) for axis in axes if x.shape[axis] != 1)
+    if name == "reduce_prod":
         for axis in axes:
-            x = ctx.emit(op, x, dim=axis, keepdim=True)
+            x = ctx.emit("prod", x, dim=axis, keepdim=True)
     elif axes:
-        x = ctx.emit(op, x, dim=axes[0] if len(axes) == 1 else tuple(axes), keepdim=True)
+        dim = axes[0] if len(axes) == 1 else tuple(axes)
+        x = ctx.emit(REDUCTIONS[name], x, dim=dim, keepdim=True)
     return ctx.reshape(x, ctx.node.outputs[0].shape)
 
 
 @lowers("argmax", "argmin")
 def argmax(ctx: Context, x, *, axes, **_):
+    """The first of equal elements, as in JAX."""
     (axis,) = axes
+    if ctx.node.inputs[0].dtype.kind in "iu":
+        raise ctx.fail("the position of the largest integer; convert to float first")
     if ctx.node.primitive == "argmin":
         x = ctx.emit("neg", x)
-    last = len(x.shape) - 1
-    order = [*(i for i in range(last + 1) if i != axis), axis]
-    x = ctx.permute(x, order)
-    index = ctx.emit("argmax", x, dim=last, keepdim=True)
-    index = ctx.convert(index, "int32")
-    return ctx.reshape(index, ctx.node.outputs[0].shape)
+    index = ctx.emit("argmax", x, dim=axis, keepdim=True)
+    return ctx.reshape(ctx.convert(index, "int32"), ctx.node.outputs[0].shape)
 
 
-@lowers("cumsum")
-def cumsum(ctx: Context, x, *, axis, reverse):
+@lowers("cumsum", "cumprod")
+def cumulative(ctx: Context, x, *, axis, reverse):
+    name = ctx.node.primitive
+    if name == "cumprod" and ctx.node.inputs[0].dtype.kind != "f":
+        raise ctx.fail("ttnn multiplies up floats only; convert first")
     options = {"reverse_order": True} if reverse else {}
-    return ctx.emit("cumsum", narrow(x), dim=axis, **options)
+    return ctx.emit(name, x, dim=axis, **options)
