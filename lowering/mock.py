@@ -5,7 +5,9 @@ no time and cannot see how large a kernel's code is. `environment(arch)` makes a
 folder of links to the installed ttnn package, with a stand-in for the kernel compiler) and returns
 the variables that must be set before `import ttnn`; `lowering.isolate` runs functions in child
 processes with them. An installed card or vendor toolchain is left alone: the root has its own.
-`python -m lowering.mock` is a self-check.
+
+`python -m lowering.mock` is a self-check; `eval "$(python -m lowering.mock wormhole_b0)"` makes
+the ttnn of a shell's processes a mock.
 """
 
 import hashlib
@@ -14,11 +16,13 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import struct
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from lowering.ir import Arch
 
@@ -236,9 +240,14 @@ def fatal_text(message: str) -> str:
 
 
 def main() -> None:
+    """Self-check; with a chip's name, print its environment for `eval "$(...)"`."""
     from lowering.isolate import call
 
-    for arch in BOARDS:
+    for arch in sys.argv[1:]:
+        for name, value in environment(cast(Arch, arch)).items():
+            quoted = shlex.quote(value or "")
+            print(f"unset {name}" if value is None else f"export {name}={quoted}")
+    for arch in () if sys.argv[1:] else BOARDS:
         found = call("lowering.backends.ttnn:describe_device", None, env=environment(arch))
         print(f"{arch}: {json.dumps(found)}")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowering.ir import FLOATS, DType, Layout, Op, Value
+from lowering.ir import FLOATS, TILE, DType, Layout, Op, Value
 
 Typed = tuple[tuple[int, ...], DType]
 Infer = Callable[[Sequence[Value], Mapping[str, Any]], list[Typed]]
@@ -130,19 +130,28 @@ def _embedding(values, attrs) -> list[Typed]:
     return [((*ids.shape, table.shape[-1]), table.dtype)]
 
 
+def _unblocked(dtype: DType, whole: bool) -> DType:
+    """Block floats become bfloat16 where an op takes 32x32 tiles apart."""
+    return "bfloat16" if dtype == "bfloat8_b" and not whole else dtype
+
+
+def _to_layout(values, attrs) -> list[Typed]:
+    return [(values[0].shape, _unblocked(values[0].dtype, attrs["layout"] == "tile"))]
+
+
 def _concat(values, attrs) -> list[Typed]:
     dim = attrs["dim"] % len(values[0].shape)
     shape = list(values[0].shape)
     shape[dim] = sum(value.shape[dim] for value in values)
-    dtype = values[0].dtype
-    return [(tuple(shape), "bfloat16" if dtype == "bfloat8_b" else dtype)]
+    whole = dim < len(shape) - 2 or all(value.shape[dim] % TILE == 0 for value in values)
+    return [(tuple(shape), _unblocked(values[0].dtype, whole))]
 
 
 def _slice(values, attrs) -> list[Typed]:
     spans = zip(attrs["begins"], attrs["ends"], attrs["steps"], strict=True)
-    dtype = values[0].dtype
     shape = tuple(max(0, -(-(end - begin) // step)) for begin, end, step in spans)
-    return [(shape, "bfloat16" if dtype == "bfloat8_b" else dtype)]
+    whole = all(begin % TILE == 0 for begin in attrs["begins"][-2:]) and set(attrs["steps"]) == {1}
+    return [(shape, _unblocked(values[0].dtype, whole))]
 
 
 def _pad(values, attrs) -> list[Typed]:
@@ -227,7 +236,7 @@ def _table() -> dict[str, OpSpec]:
         "typecast": OpSpec(
             lambda values, attrs: [(values[0].shape, attrs["dtype"])], positional=("dtype",)
         ),
-        "to_layout": OpSpec(_same, positional=("layout",)),
+        "to_layout": OpSpec(_to_layout, positional=("layout",)),
     }
     return ops
 

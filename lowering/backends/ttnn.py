@@ -69,6 +69,10 @@ class MockReport:
     def ok(self) -> bool:
         return not self.errors
 
+    def launches(self) -> dict[int, tuple[int, ...]]:
+        """Op index -> cores of each device program, as `lowering.cost.estimate` takes it."""
+        return {op.index: op.cores for op in self.ops if op.ok}
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
         return dataclasses.asdict(self)
