@@ -4,17 +4,17 @@ import matplotlib
 import numpy as np
 import pytest
 
-from train import plots, program_plots
+from train import figures, program_figures
 from train.metrics import expert_usage
 
 HEADER = b"\x89PNG"
 
 
-def window(rng, channels: int, experts: int) -> plots.Window:
+def window(rng, channels: int, experts: int) -> figures.Window:
     dates = np.datetime64("2018-01-01T00:00:00") + np.arange(60) * np.timedelta64(3600, "s")
     heads = rng.normal(size=(experts, 24, channels))
     gate = rng.dirichlet(np.ones(experts), channels).T
-    return plots.Window(
+    return figures.Window(
         dates=dates,
         context=rng.normal(size=(36, channels)),
         truth=rng.normal(size=(24, channels)),
@@ -25,14 +25,14 @@ def window(rng, channels: int, experts: int) -> plots.Window:
 
 
 @pytest.mark.parametrize(("channels", "experts", "count"), [(1, 1, 1), (3, 4, 2)])
-@pytest.mark.parametrize("draw", [plots.forecasts, plots.expert_forecasts])
+@pytest.mark.parametrize("draw", [figures.forecasts, figures.expert_forecasts])
 def test_forecasts(draw, channels, experts, count):
     rng = np.random.default_rng(0)
     names = [f"a long name of channel {i}" for i in range(channels)]
     before = dict(matplotlib.rcParams)
     figure = draw([window(rng, channels, experts) for _ in range(count)], names)
     assert len(figure.axes) == channels * count
-    assert plots.png(figure, dpi=40).startswith(HEADER)
+    assert figures.png(figure, dpi=40).startswith(HEADER)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -44,15 +44,15 @@ def test_experts(channels, experts):
     names = tuple(f"channel {i}" for i in range(channels))
     usage = expert_usage(gate, dates, names)
     assert np.isnan(usage["weekday"]).any()
-    for figure in (plots.expert_usage(usage), plots.router_weights(dates, gate, names)):
-        assert plots.png(figure, dpi=40).startswith(HEADER)
+    for figure in (figures.expert_usage(usage), figures.router_weights(dates, gate, names)):
+        assert figures.png(figure, dpi=40).startswith(HEADER)
 
 
 def test_learning_curves():
     history = [{"epoch": i, "train_loss": 1 / i, "val_mse": 1 / i} for i in (1, 2, 3)]
-    figure = plots.learning_curves(history, [1e-3, 1e-3, 5e-4], best_epoch=3)
+    figure = figures.learning_curves(history, [1e-3, 1e-3, 5e-4], best_epoch=3)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "learning rate"]
-    assert plots.png(figure, dpi=40).startswith(HEADER)
+    assert figures.png(figure, dpi=40).startswith(HEADER)
 
 
 def test_programs():
@@ -60,11 +60,11 @@ def test_programs():
         {"op": i, "call": "linear", "relative_l2": value, "ok": value < 1e-2}
         for i, value in enumerate([0.0, 1e-5, 1.0])
     ]
-    figure = program_plots.parity({"P1": rows, "P2": rows[1:]}, 0.1)
-    assert plots.png(figure, dpi=40).startswith(HEADER)
+    figure = program_figures.parity({"P1": rows, "P2": rows[1:]}, 0.1)
+    assert figures.png(figure, dpi=40).startswith(HEADER)
     cost = {"read_bytes": 4096, "written_bytes": 1024, "flops": 1000, "time_us": 2.5}
     costs = [
         {"index": i, "name": "linear", "bound": bound, **cost}
-        for i, bound in enumerate(program_plots.BOUNDS)
+        for i, bound in enumerate(program_figures.BOUNDS)
     ]
-    assert plots.png(program_plots.op_costs(costs, "N150"), dpi=40).startswith(HEADER)
+    assert figures.png(program_figures.op_costs(costs, "N150"), dpi=40).startswith(HEADER)

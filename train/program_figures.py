@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from train.plots import BLUE, FAINT, GREEN, MUTED, ORANGE, RED, grid, styled
+from train.figures import BLUE, FAINT, GREEN, MUTED, ORANGE, RED, grid, styled
 
 BOUNDS = {"arithmetic": BLUE, "network": ORANGE, "dram": GREEN, "launch": FAINT, "free": FAINT}
 FLOOR = 1e-9
