@@ -176,7 +176,10 @@ def op_cost(
     chip: Chip,
     cores: Sequence[int] | None = None,
 ) -> OpCost:
-    """Cost of one op; `cores` of each program that it launches, None where that is not known."""
+    """Cost of one op; `cores` of each program that it launches, None where that is not known.
+
+    Every program of an op is taken to move all of the op's tensors once.
+    """
     operands = [values[name] for name in op.inputs]
     if cores is None:
         cores = () if is_view(op, operands) else (chip.cores,)
@@ -192,7 +195,8 @@ def op_cost(
             (read + written) / max(1, count) / chip.network_bytes_per_cycle / cycles
             for count in cores
         )
-        slowest["dram"] = dram / (chip.dram_gb_per_s * chip.dram_efficiency) / 1e3
+        rate = chip.dram_gb_per_s * chip.dram_efficiency
+        slowest["dram"] = len(cores) * dram / rate / 1e3
     work = max((time for name, time in slowest.items() if name != "launch"), default=0.0)
     return OpCost(
         index=index,
