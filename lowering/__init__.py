@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lowering.api import lower
     from lowering.errors import LoweringError
-    from lowering.export import export
+    from lowering.exporter import export
     from lowering.ir import Program
 
 _PLACES = {
     "LoweringError": "lowering.errors",
     "Program": "lowering.ir",
-    "export": "lowering.export",
+    "export": "lowering.exporter",
     "lower": "lowering.api",
 }
 __all__ = ["LoweringError", "Program", "export", "lower"]

@@ -5,9 +5,11 @@ rounding emulated. P3 legality: every op accepted by ttnn's mock device. P4 devi
 simulator. P0, the model against published numbers, is `moejax check-reference`.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -16,13 +18,16 @@ import numpy as np
 from lowering.api import Lowered, lower_graph_of
 from lowering.backends import reference
 from lowering.ir import Arch, Op, Policy, Program
+from lowering.runtime.folder import load
 from lowering.runtime.metrics import Metrics, compare
 from lowering.trace import trace
 
 Level = Literal["P1", "P2", "P4"]
 POLICIES: tuple[Policy, ...] = ("float32", "bfloat16", "bfloat8_b")
+PARITY = "parity.json"
 EXACT = 1e-5  # of the output's scale
 LEAST_PCC: dict[Policy, float] = {"float32": 0.999, "bfloat16": 0.999, "bfloat8_b": 0.99}
+LEVELS: tuple[Literal["P1", "P2"], ...] = ("P1", "P2")
 MODES: dict[Level, reference.Mode] = {"P1": "exact", "P2": "device"}
 
 
@@ -165,7 +170,7 @@ def check(
     inputs: Mapping[str, Any],
     *,
     policies: Sequence[Policy] = POLICIES,
-    levels: Sequence[Literal["P1", "P2"]] = ("P1", "P2"),
+    levels: Sequence[Literal["P1", "P2"]] = LEVELS,
     arch: Arch = "wormhole_b0",
     name: str = "program",
 ) -> list[Report]:
@@ -203,6 +208,75 @@ def assert_parity(
     for chip in chips:
         failures += _rejections(function, params, inputs, policies, chip)
     assert not failures, "the lowered program differs from the JAX function\n" + "\n".join(failures)
+
+
+def check_folder(
+    directory: str | Path,
+    *,
+    backend: Literal["reference", "ttnn"] = "reference",
+    bisect: bool = False,
+) -> list[Report]:
+    """A saved program on its own sample; the reports also go to parity.json in the folder.
+
+    "reference": P2, and P1 where the weights are stored unrounded (policy float32). "ttnn": P4 on
+    the card or simulator that the environment names; a mock computes no numbers, so there use
+    `lowering.backends.ttnn.check_mock`. `bisect`: compare every op with what JAX computed for it
+    when the program was made.
+    """
+    folder = load(directory)
+    golden = {
+        name.removeprefix("op."): array
+        for name, array in folder.sample.items()
+        if bisect and name.startswith("op.")
+    }
+    if backend == "reference":
+        program = folder.program.replace(arrays=folder.weights)
+        levels = LEVELS if program.policy == "float32" else LEVELS[1:]
+        reports = [
+            check_program(program, folder.inputs(), folder.outputs(), level, golden)
+            for level in levels
+        ]
+    else:
+        reports = [_on_device(Path(directory), folder.program, bisect)]
+    write_reports(directory, reports)
+    return reports
+
+
+def write_reports(directory: str | Path, reports: Sequence[Report]) -> None:
+    """parity.json of a program folder: every compared output and op of each report."""
+    results = [report.to_json() for report in reports]
+    summary = {"ok": all(report.ok for report in reports), "reports": results}
+    (Path(directory) / PARITY).write_text(json.dumps(summary, indent=1))
+
+
+def _on_device(directory: Path, program: Program, bisect: bool) -> Report:
+    """The program on the device that the environment names, in a child process."""
+    from lowering.backends.ttnn import run_folder
+
+    result = run_folder(directory, per_op=bisect)
+    if result["kind"] == "mock":
+        raise ValueError(
+            "the environment names a mock device, which computes no numbers; unset "
+            "TT_METAL_MOCK_CLUSTER_DESC_PATH, or run `moejax lower ... --check mock`"
+        )
+    rows = [_device_row(row, f"output.{row['output']}", program) for row in result["outputs"]]
+    ops = [_device_row(row, row["value"], program, row["op"]) for row in result["ops"]]
+    return Report(
+        level="P4",
+        policy=program.policy,
+        backend=f"ttnn on {result['kind']} {result['arch']}",
+        outputs=tuple(rows),
+        ops=tuple(ops),
+    )
+
+
+def _device_row(row: Mapping[str, Any], name: str, program: Program, op: int | None = None) -> Row:
+    metrics = Metrics(**{key: row[key] for key in Metrics.__dataclass_fields__})
+    ok = within(metrics, "P4", program.policy)
+    if op is None:
+        return Row(name=name, metrics=metrics, ok=ok)
+    source = str(program.ops[op].source)
+    return Row(name=name, metrics=metrics, ok=ok, op=op, call=program.ops[op].name, source=source)
 
 
 def _rejections(function, params, inputs, policies, chip: Arch) -> list[str]:

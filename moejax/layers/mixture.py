@@ -80,7 +80,7 @@ def stats_router(x_BSC: jax.Array, layers: tuple[tuple[jax.Array, jax.Array], ..
 class TimeRouter(nn.Module):
     """Gate from the calendar features of the window's first step, one weight for each channel.
 
-    Shapes: mark [B, F] -> gate [B, K, C]; params hidden [F, K*C] and output [K*C, K*C] with biases.
+    Shapes: mark [B, F] -> gate [B, K, C]; params hidden [F, H] and output [H, K*C] with biases.
     With `train`, each logit is dropped with probability `head_dropout` (rng "dropout"); the softmax
     shares the weight among the rest.
     """
@@ -88,12 +88,12 @@ class TimeRouter(nn.Module):
     num_experts: int
     num_channels: int
     num_time_features: int
+    num_hidden: int
     head_dropout: float = 0.0
 
     def setup(self):
-        size = self.num_experts * self.num_channels
-        self.hidden = Linear(self.num_time_features, size, activation="relu")
-        self.output = Linear(size, size)
+        self.hidden = Linear(self.num_time_features, self.num_hidden, activation="relu")
+        self.output = Linear(self.num_hidden, self.num_experts * self.num_channels)
 
     def __call__(self, mark_BF: jax.Array, train: bool = False) -> jax.Array:
         keep_BKC = None

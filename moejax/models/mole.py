@@ -33,8 +33,8 @@ class MoLEConfig:
     Router "time" is the published one (calendar features of the window's first step), "stats"
     looks at the window's values, "none" is for a single expert. Fields that only one part reads:
     kernel_size (dlinear), revin (rlinear, rmlp), dropout (rlinear: on its normalised window),
-    d_model (rmlp), num_time_features and head_dropout (router "time"), top_k, router_hidden and
-    router_layers (router "stats"). `individual` gives every channel projections of its own.
+    d_model (rmlp), num_time_features and head_dropout (router "time"), top_k and router_layers
+    (router "stats"). `individual` gives every channel projections of its own.
     """
 
     base: Base = "dlinear"
@@ -51,7 +51,7 @@ class MoLEConfig:
     dropout: float = 0.0
     head_dropout: float = 0.0
     top_k: int | None = None
-    router_hidden: int = 64
+    router_hidden: int | None = None
     router_layers: int = 2
     load_balance_weight: float = 0.0
 
@@ -61,7 +61,7 @@ class MoLEConfig:
         require_choice("router_layers", self.router_layers, (2, 3))
         for name in ("seq_len", "pred_len", "num_channels", "num_experts", "num_time_features"):
             require_positive(name, getattr(self, name))
-        for name in ("kernel_size", "d_model", "router_hidden"):
+        for name in ("kernel_size", "d_model", "router_width"):
             require_positive(name, getattr(self, name))
         require_probability("dropout", self.dropout)
         require_probability("head_dropout", self.head_dropout)
@@ -95,6 +95,13 @@ class MoLEConfig:
             )
         if self.load_balance_weight < 0:
             raise ValueError(f"load_balance_weight is {self.load_balance_weight}; it must be >= 0")
+
+    @property
+    def router_width(self) -> int:
+        """Hidden size of the router: as published K * C ("time") or 64 ("stats") unless set."""
+        if self.router_hidden is not None:
+            return self.router_hidden
+        return self.num_experts * self.num_channels if self.router == "time" else 64
 
     @property
     def normalises(self) -> bool:
@@ -196,12 +203,13 @@ def _router(config: MoLEConfig) -> nn.Module:
             num_experts=config.num_experts,
             num_channels=config.num_channels,
             num_time_features=config.num_time_features,
+            num_hidden=config.router_width,
             head_dropout=config.head_dropout,
         )
     return StatsRouter(
         num_experts=config.num_experts,
         num_channels=config.num_channels,
-        num_hidden=config.router_hidden,
+        num_hidden=config.router_width,
         num_layers=config.router_layers,
         top_k=config.top_k,
     )

@@ -5,6 +5,7 @@ A base model is one expert without a router, for example DLinear:
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from moejax.models.mole import MoLE, MoLEConfig
+from moejax.models.mole_pruning import keep_experts as keep_experts
+from moejax.models.mole_pruning import rarely_used as rarely_used
 from train.config import Config, LoopConfig
 from train.data import NUM_TIME_FEATURES, DataConfig, Dataset, prepare
 from train.metrics import Units, forecast_errors, forecast_scores, seasonal_naive_error
@@ -171,3 +174,11 @@ def dataset_units(dataset: Dataset) -> Units:
         scale=dataset.scaler.scale[dataset.targets],
         naive=seasonal_naive_error(train, dataset.season()),
     )
+
+
+def forecast_function(config: Config) -> tuple[Callable[..., jax.Array], tuple[str, ...]]:
+    """(function(params, *inputs) -> y [B,P,C], names of the inputs): what is lowered."""
+    model: Any = make_model(config)
+    if config.model.router != "time":
+        return lambda params, x: model.apply({"params": params}, x).y, ("x",)
+    return lambda params, x, mark: model.apply({"params": params}, x, mark).y, ("x", "mark")

@@ -40,7 +40,9 @@ def test_time_router_columns_are_expert_major():
 
 
 def test_head_dropout_drops_the_asked_share(getkey):
-    router = TimeRouter(num_experts=3, num_channels=4, num_time_features=2, head_dropout=0.4)
+    router = TimeRouter(
+        num_experts=3, num_channels=4, num_time_features=2, num_hidden=8, head_dropout=0.4
+    )
     mark = jnp.zeros((500, 2))
     variables = router.init(getkey(), mark)
     gate = router.apply(variables, mark, train=True, rngs={"dropout": getkey()})

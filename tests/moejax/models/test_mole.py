@@ -100,9 +100,9 @@ def test_parameter_names():
         return {"/".join(key.key for key in path): leaf.shape for path, leaf in paths}
 
     router = {
-        "router/hidden/kernel": (4, 9),
-        "router/hidden/bias": (9,),
-        "router/output/kernel": (9, 9),
+        "router/hidden/kernel": (4, 8),
+        "router/hidden/bias": (8,),
+        "router/output/kernel": (8, 9),
         "router/output/bias": (9,),
     }
     assert names(SMALL) == router | {

@@ -1,0 +1,104 @@
+"""Lower a trained run to a ttnn program: a folder with program, weights, code and report.
+
+SOURCE is a workdir of `moejax train`, or module:function of your own that returns
+(function, params, inputs) with inputs a dict of example arrays.
+
+  moejax lower runs/mole_etth1 --out runs/mole_etth1/program --check mock
+  moejax lower runs/mole_etth1 --out pruned --prune 0.05
+  moejax lower mymodel:example --out program --policy bfloat8_b --arch blackhole
+"""
+
+import argparse
+from typing import Any
+
+HELP = "lower a trained run to a ttnn program"
+ARCHS = ("wormhole_b0", "blackhole")
+POLICIES = ("bfloat16", "float32", "bfloat8_b")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="workdir, or module:function")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the program")
+    parser.add_argument("--arch", choices=ARCHS, default="wormhole_b0")
+    parser.add_argument("--policy", choices=POLICIES, default="bfloat16", help="device dtypes")
+    parser.add_argument(
+        "--check",
+        choices=("mock", "none"),
+        default="auto",
+        help="have ttnn's mock device accept every op (default: where ttnn is installed)",
+    )
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="sequences a run (32)")
+    parser.add_argument(
+        "--prune",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="leave out experts whose weight stays under this on the validation windows",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from train.lower import lower_source
+
+    console = Console()
+    with console.status("lowering"):
+        report = lower_source(
+            args.source,
+            args.out,
+            arch=args.arch,
+            policy=args.policy,
+            check=args.check,
+            batch=args.batch,
+            prune=args.prune,
+        )
+    console.print(_table(report))
+    if pruned := report["model"].get("pruned"):
+        before, after = pruned["test_scores"]["mse"], pruned["test_scores_pruned"]["mse"]
+        console.print(
+            f"experts left out: {pruned['experts_left_out'] or 'none'}; "
+            f"test mse {before:.4f} -> {after:.4f}",
+            highlight=False,
+        )
+    for note in report["notes"]:
+        console.print(f"note: {note}", markup=False)
+    for row in report["parity"]:
+        worst = min(row["outputs"], key=lambda output: output["pcc"])
+        console.print(
+            f"{row['level']} {row['policy']} on {row['backend']}: "
+            f"{'ok' if row['ok'] else 'FAILED'}, PCC {worst['pcc']:.6f}, "
+            f"relative L2 {worst['relative_l2']:.2e}, max abs {worst['max_abs']:.2e}",
+            highlight=False,
+        )
+    rejected = [error for chip in report["chips"].values() for error in chip["errors"]]
+    for error in rejected:
+        console.print(f"rejected: {error}", style="red", markup=False)
+    console.print(f"Program: {args.out} (model.py, program.json, report.json)", soft_wrap=True)
+    console.print(f"Next: moejax parity {args.out} --bisect", soft_wrap=True)
+    return 1 if rejected or not all(row["ok"] for row in report["parity"]) else 0
+
+
+def _table(report: dict[str, Any]):
+    """A column a chip."""
+    from rich.table import Table
+
+    table = Table(title=f"{report['name']}, {report['policy']}, batch {report['batch']}")
+    table.add_column("")
+    for chip in report["chips"]:
+        table.add_column(chip, justify="right")
+    rows = {
+        "device programs": "device_programs",
+        "ttnn ops": "ttnn_ops",
+        "layout conversions": "layout_conversions",
+        "host ops": "host_ops",
+        "peak L1 bytes a core": "peak_l1_bytes_per_core",
+        "DRAM bytes": "dram_bytes",
+        "FLOPs": "flops",
+    }
+    for title, key in rows.items():
+        cells = (chip[key] for chip in report["chips"].values())
+        table.add_row(title, *("not checked" if cell is None else f"{cell:,}" for cell in cells))
+    rates = (chip["throughput"]["sequences_per_s"] for chip in report["chips"].values())
+    table.add_row("sequences/s (estimate)", *(f"{rate:,.0f}" for rate in rates))
+    return table
