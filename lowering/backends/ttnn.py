@@ -17,7 +17,7 @@ from lowering import mock
 from lowering.ir import Arch, Op, Program, Value, from_json, to_json
 from lowering.isolate import call, each
 from lowering.runtime.calls import make_call
-from lowering.runtime.devices import arch_name, device_kind, open_device
+from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Caller
 from lowering.runtime.folder import load_program
 from lowering.runtime.tensors import allocate, describe
@@ -80,12 +80,12 @@ class MockReport:
 
 def report_from_json(data: Mapping[str, Any]) -> MockReport:
     """The report that `MockReport.to_json` wrote."""
-    tuples = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-    ops = [
-        OpReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in op.items()})
-        for op in data["ops"]
-    ]
-    return MockReport(**{**data, **tuples, "ops": tuple(ops)})
+    ops = tuple(OpReport(**_with_tuples(op)) for op in data["ops"])
+    return MockReport(**{**_with_tuples(data), "ops": ops})
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
 
 
 def check_mock(
@@ -140,7 +140,11 @@ def check_cases(cases: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def _check(program: Program, device: Any) -> MockReport:
-    head = {"program": program.name, "arch": arch_name(device), "kind": device_kind()}
+    head: dict[str, Any] = {
+        "program": program.name,
+        "arch": arch_name(device),
+        "kind": device_kind(),
+    }
     try:
         verify(program)
     except ValueError as error:
@@ -177,9 +181,7 @@ class _Run:
     """A program going through a device op by op, with zeros in place of numbers."""
 
     def __init__(self, program: Program, device: Any):
-        import ttnn
-
-        self._ttnn = ttnn
+        self._ttnn = ttnn = import_ttnn()
         self._device = device
         self._caller = Caller(ttnn, device)
         self._known = program.values()
@@ -198,7 +200,12 @@ class _Run:
         """Perform an op; where it fails, go on with what it should have given."""
         resident = self._l1_per_core()
         expected = tuple(map(str, op.outputs))
-        head = {"index": index, "name": op.name, "source": str(op.source), "expected": expected}
+        head: dict[str, Any] = {
+            "index": index,
+            "name": op.name,
+            "source": str(op.source),
+            "expected": expected,
+        }
         try:
             results, graph = self._perform(op)
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:

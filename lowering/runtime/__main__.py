@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lowering.ir import Op
-from lowering.runtime.devices import arch_name, device_kind, open_device
+from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
 from lowering.runtime.folder import Folder, load
 from lowering.runtime.metrics import compare
@@ -58,8 +58,7 @@ def run_directory(argument: dict[str, Any]) -> dict[str, Any]:
 
 def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
     """Metrics of the sample's outputs, and of each recorded op; JSON values."""
-    import ttnn
-
+    ttnn = import_ttnn()
     rows: list[dict[str, Any]] = []
 
     def on_op(index: int, op: Op, results: Sequence[Any]) -> None:

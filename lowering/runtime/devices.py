@@ -8,6 +8,18 @@ from typing import Any, Literal
 Kind = Literal["card", "simulator", "mock"]
 
 
+def import_ttnn() -> Any:
+    """The ttnn module; ImportError, saying what to install, where there is none."""
+    try:
+        import ttnn
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "ttnn is not installed; it has wheels for Linux on x86-64 with Python 3.12:"
+            " pip install ttnn==0.81.1"
+        ) from error
+    return ttnn
+
+
 def device_kind() -> Kind:
     """What `open_device` will open, judged by tt-metal's environment variables."""
     if os.environ.get("TT_METAL_MOCK_CLUSTER_DESC_PATH"):
@@ -22,8 +34,7 @@ def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[An
     `command_queues=2` lets a `Pipeline` send inputs while the device computes; `trace_bytes` is
     memory for recorded traces.
     """
-    import ttnn
-
+    ttnn = import_ttnn()
     device = ttnn.open_device(
         device_id=0, num_command_queues=command_queues, trace_region_size=trace_bytes
     )

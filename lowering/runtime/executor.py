@@ -8,6 +8,7 @@ import numpy as np
 from lowering.ir import Op, Program, Value
 from lowering.runtime import calls
 from lowering.runtime.calls import Call, Token, make_call
+from lowering.runtime.devices import import_ttnn
 from lowering.runtime.tensors import layout, memory, to_device, to_numpy
 from lowering.runtime.verify import verify
 
@@ -24,8 +25,7 @@ class Session:
 
     def __init__(self, program: Program, weights: Mapping[str, np.ndarray], device: Any):
         """Checks the program and uploads the weights; ValueError for a weight that is missing."""
-        import ttnn
-
+        ttnn = import_ttnn()
         verify(program)
         missing = [value.name for value in program.weights if value.name not in weights]
         if missing:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lowering.runtime.devices import device_kind
+from lowering.runtime.devices import device_kind, import_ttnn
 from lowering.runtime.executor import Session, check_names
 from lowering.runtime.tensors import allocate, to_host_tensor
 
@@ -65,9 +65,7 @@ class _Slot:
     """One set of input tensors, and the ops that read them."""
 
     def __init__(self, session: Session, queues: int, *, events: bool):
-        import ttnn
-
-        self._ttnn = ttnn
+        self._ttnn = ttnn = import_ttnn()
         self._session = session
         self._queue = TRANSFER if queues == 2 else COMPUTE
         self._events = events and queues == 2
