@@ -6,7 +6,6 @@ of the chip, in a child process. What a mock cannot show: numbers, time, kernel 
 """
 
 import dataclasses
-import gc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +135,6 @@ def check_cases(cases: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         yield None
         for case in cases:
             yield _check(from_json(case), device).to_json()
-            gc.collect()
 
 
 def _check(program: Program, device: Any) -> MockReport:

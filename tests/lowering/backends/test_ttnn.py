@@ -201,6 +201,18 @@ def test_inconsistent_program_costs_only_itself():
     assert second.ok
 
 
+def test_programs_leave_no_memory_behind():
+    # more than half of the chip's L1 each, and every second one is rejected
+    x = Value("x", (5120, 5120), "bfloat16", memory="l1")
+    fine = single("slice", (x,), {"begins": [0, 0], "ends": [32, 32], "steps": [1, 1]})
+    index = Value("i", (4, 8), "int32")
+    op = Op("mean", ("i",), (Value("m", (4, 1), "int32"),), {"dim": 1, "keepdim": True})
+    rejected = Program("p", (x, index), (), (op,), ("m",))
+    reports = check_many([fine, rejected] * 3, "wormhole_b0")
+    assert [report.ok for report in reports] == [True, False] * 3
+    assert all("does not support integer" in report.errors[0] for report in reports[1::2])
+
+
 def test_unknown_chip():
     program = single("exp", (Value("x", (2, 3), "float32"),), {})
     with pytest.raises(ValueError, match="unknown chip 'grayskull'"):
