@@ -63,7 +63,7 @@ def _add_time_bias(ctx: Context, y: Operand, bias: Known | None) -> Operand:
 @lowers("moejax.moving_average")
 def moving_average(ctx: Context, x, *, kernel_size):
     """One product with a constant matrix that repeats the edges."""
-    return time_product(ctx, moving_average_matrix(x.shape[1], kernel_size), x)
+    return time_product(ctx, moving_average_matrix(x.shape[1], kernel_size).T, x)
 
 
 @lowers("moejax.decomposed_linear")

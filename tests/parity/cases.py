@@ -1,0 +1,62 @@
+"""Every model that climbs the parity ladder: a name and what makes (function, params, inputs)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from moejax.models.mole import MoLE, MoLEConfig
+
+Case = tuple[Callable[..., Any], Any, dict[str, np.ndarray]]
+SMALL = {"seq_len": 40, "pred_len": 12, "num_channels": 5, "num_experts": 3, "kernel_size": 7}
+
+
+def mole(batch: int = 3, **options) -> Case:
+    """A MoLE with random weights of trained size, none of them uniform."""
+    config = MoLEConfig(**SMALL | options)
+    model = MoLE(config)
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 2, (batch, config.seq_len, config.num_channels)).astype(np.float32)
+    mark = rng.uniform(-0.5, 0.5, (batch, config.num_time_features)).astype(np.float32)
+    params = model.init(jax.random.key(0), x, mark)["params"]
+    params = jax.tree.map(
+        lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), params
+    )
+    if config.router == "time":
+        return (
+            lambda p, x, mark: model.apply({"params": p}, x, mark).y,
+            params,
+            {"x": x, "mark": mark},
+        )
+    return lambda p, x: model.apply({"params": p}, x).y, params, {"x": x}
+
+
+ROUTERS = {
+    "time": {"router": "time"},
+    "stats": {"router": "stats"},
+    "top2": {"router": "stats", "top_k": 2, "router_layers": 3},
+    "none": {"router": "none", "num_experts": 1},
+}
+BASES = {
+    "dlinear": {"base": "dlinear"},
+    "rlinear": {"base": "rlinear"},
+    "rmlp": {"base": "rmlp", "d_model": 24},
+}
+OTHERS = {
+    "mole-individual": {"individual": True},
+    "mole-rlinear-individual": {"base": "rlinear", "individual": True},
+    "mole-rmlp-no-revin": {"base": "rmlp", "d_model": 24, "revin": False},
+    "mole-one-channel": {"num_channels": 1},
+    "mole-one-window": {"batch": 1},
+    "mole-aligned": {"seq_len": 64, "pred_len": 32, "num_channels": 32, "num_experts": 4},
+    "mole-kernel-1": {"kernel_size": 1},
+}
+CASES: dict[str, Callable[[], Case]] = {
+    **{
+        f"mole-{base}-{router}": (lambda o=options | chosen: mole(**o))
+        for base, options in BASES.items()
+        for router, chosen in ROUTERS.items()
+    },
+    **{name: (lambda o=options: mole(**o)) for name, options in OTHERS.items()},
+}
