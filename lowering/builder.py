@@ -103,7 +103,7 @@ class Builder:
         except ValueError as error:
             raise LoweringError(f"{error} (from {source})") from error
         names = results or [self.fresh(self._hint(name, source)) for _ in typed]
-        layout = OPS[name].result
+        layout = attrs["layout"] if name == "to_layout" else OPS[name].result
         outputs = tuple(
             Value(result, shape, dtype, layout)
             for result, (shape, dtype) in zip(names, typed, strict=True)

@@ -255,7 +255,7 @@ BINARY = (
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 # every op that works element by element and broadcasts its operands
 ELEMENTWISE = frozenset(
-    {*UNARY, *BINARY, *COMPARISONS, "divide", "rdiv", "floor_div"}
+    {*UNARY, *BINARY, *COMPARISONS, "divide", "rdiv", "floor_div", "fmod"}
     | {"where", "addcmul", "clamp", "typecast", "gelu"}
 )
 OPS: dict[str, OpSpec] = _table()

@@ -1,6 +1,8 @@
 """Which tensors live in L1, next to the cores."""
 
-from lowering.ir import Arch, Program, Value
+from collections.abc import Mapping
+
+from lowering.ir import Arch, Op, Program, Value
 
 # Bytes of L1 a core that interleaved tensors may take together; the rest is left for the circular
 # buffers of the running program. Free L1 of a core: 1,393,312 (Wormhole), 1,461,120 (Blackhole).
@@ -15,19 +17,28 @@ def place_in_l1(program: Program) -> Program:
     """
     if peak_bytes_per_core(program) > BUDGET[program.arch]:
         return program
-    results = set(program.outputs)
+    values, results = program.values(), set(program.outputs)
 
     def place(value: Value) -> Value:
         return Value(value.name, value.shape, value.dtype, value.layout, "l1")
 
-    def place_result(value: Value) -> Value:
-        return value if value.name in results else place(value)
+    def place_results(op: Op) -> Op:
+        # one memory config holds for all results of an op
+        read = any(value.name in results for value in op.outputs)
+        if read and not _writes_in_place(op, values):
+            return op
+        return op.replace(outputs=tuple(map(place, op.outputs)))
 
     return program.replace(
         inputs=tuple(map(place, program.inputs)),
         weights=tuple(map(place, program.weights)),
-        ops=tuple(op.replace(outputs=tuple(map(place_result, op.outputs))) for op in program.ops),
+        ops=tuple(map(place_results, program.ops)),
     )
+
+
+def _writes_in_place(op: Op, values: Mapping[str, Value]) -> bool:
+    """Whether ttnn only fills the padding of the operand's own tiles, wherever it is told to."""
+    return op.name == "pad" and op.output.padded_shape() == values[op.inputs[0]].padded_shape()
 
 
 def peak_bytes_per_core(program: Program) -> int:

@@ -4,7 +4,6 @@ import numpy as np
 
 from lowering.builder import logical_dtype
 from lowering.ir import Value
-from lowering.ops import broadcast
 from lowering.rules.context import Context, Operand, expand, lowers, uniform
 from lowering.trace import Known
 
@@ -99,15 +98,19 @@ def narrow(operand: Operand) -> Operand:
 
 def binary(ctx: Context, op: str, a: Operand, b: Operand, **attrs) -> Operand:
     """`op` of two operands that broadcast; a known one that repeats one number is a scalar."""
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    mirrored = MIRRORED.get(op)
-    if isinstance(a, Value) and (scalar := uniform(b)) is not None and a.shape == shape:
-        return _with_scalar(ctx, op, a, scalar, attrs)
-    if mirrored and isinstance(b, Value) and (scalar := uniform(a)) is not None:
-        if b.shape == shape:
-            return _with_scalar(ctx, mirrored, b, scalar, attrs)
-    result = ctx.emit(op, narrow(a), narrow(b), **attrs)
-    return result if result.shape == shape else ctx.emit("expand", result, shape=shape)
+    left, right = uniform(a), uniform(b)
+    if right is not None and isinstance(a, Value):
+        result = _with_scalar(ctx, op, a, right, attrs)
+    elif left is not None and isinstance(b, Value) and op in MIRRORED:
+        result = _with_scalar(ctx, MIRRORED[op], b, left, attrs)
+    else:
+        result = ctx.emit(op, narrow(a), narrow(b), **attrs)
+    return spread(ctx, result, np.broadcast_shapes(a.shape, b.shape))
+
+
+def spread(ctx: Context, x: Operand, shape: tuple[int, ...]) -> Operand:
+    """`x` broadcast to a shape of the same or a higher rank."""
+    return expand(ctx, ctx.reshape(x, (1,) * (len(shape) - len(x.shape)) + tuple(x.shape)), shape)
 
 
 def _with_scalar(ctx: Context, op: str, x: Value, scalar: float, attrs) -> Value:
@@ -189,17 +192,16 @@ def select_n(ctx: Context, which, *cases):
     """`where`: cases[0] is the FALSE case."""
     if len(cases) != 2 or ctx.node.inputs[0].dtype.kind != "b":
         raise ctx.fail(f"a selection among {len(cases)} cases by number; use nested jnp.where")
-    shape = tuple(cases[0].shape)
-    chosen = uniform(which)
-    if chosen is not None:
-        return cases[int(chosen)]
+    shape = ctx.node.outputs[0].shape
+    if (chosen := uniform(which)) is not None:
+        return spread(ctx, cases[int(chosen)], shape)
     false, true = cases
     if ctx.node.outputs[0].dtype.kind in "iu":
         # ttnn takes no integer scalars beside a float condition
         result = ctx.emit("where", narrow(which), narrow(true), narrow(false))
     else:
         result = _where(ctx, narrow(which), true, false)
-    return result if result.shape == shape else ctx.emit("expand", result, shape=shape)
+    return spread(ctx, result, shape)
 
 
 def _where(ctx: Context, which: Operand, true: Operand, false: Operand) -> Value:

@@ -1,25 +1,35 @@
-"""gather in the three forms that the device has: whole rows, along an axis, static positions."""
+"""gather in the forms that the device has: whole rows, along an axis, static positions; and what
+JAX says with gather, scatter and reversal at positions that are known.
+"""
 
 import numpy as np
 
+from lowering.ir import Value
 from lowering.rules.context import Context, Operand, expand, lowers
-from lowering.rules.shape import concatenate, slab
+from lowering.rules.elementwise import binary
+from lowering.rules.shape import concatenate, replace_block, slab, static_starts
 from lowering.trace import Known
+
+MOST_RUNS = 2  # more pieces than this cost more than one gather
 
 
 @lowers("gather")
-def gather(ctx: Context, x, indices, *, dimension_numbers, slice_sizes, **_):
+def gather(ctx: Context, x, indices, *, dimension_numbers, slice_sizes, mode=None, **_):
     numbers = dimension_numbers
     if numbers.operand_batching_dims:
-        return _along_axis(ctx, x, indices, numbers, slice_sizes)
+        return _along_axis(ctx, x, indices, numbers, slice_sizes, mode)
     axis = _row_axis(x, numbers, slice_sizes)
     if axis is None:
         raise ctx.fail(
             "only x[indices] along one axis, jnp.take_along_axis and static positions are supported"
         )
+    index_shape = tuple(indices.shape[:-1])
     if isinstance(indices, Known):
-        return _static_rows(ctx, x, indices.numpy(), axis, numbers)
-    return _rows(ctx, x, indices, axis, numbers)
+        positions = np.clip(indices.numpy().reshape(-1), 0, x.shape[axis] - 1)
+        rows = take(ctx, x, axis, positions)
+    else:
+        rows = _rows(ctx, x, ctx.reshape(indices, index_shape), axis, mode)
+    return _place(ctx, rows, axis, numbers, index_shape)
 
 
 def _row_axis(x: Operand, numbers, slice_sizes) -> int | None:
@@ -42,31 +52,78 @@ def _place(ctx: Context, rows: Operand, axis: int, numbers, index_shape) -> Oper
     return ctx.permute(rows, order)
 
 
-def _static_rows(ctx: Context, x, indices: np.ndarray, axis: int, numbers) -> Operand:
-    """Known positions: slices of consecutive runs, joined."""
-    index_shape, flat = indices.shape[:-1], indices.reshape(-1)
-    flat = np.clip(flat, 0, x.shape[axis] - 1)
-    runs = np.split(flat, np.flatnonzero(np.diff(flat) != 1) + 1)
-    slabs = [slab(ctx, x, axis, run[0], run[-1] + 1) for run in runs]
-    return _place(ctx, concatenate(ctx, *slabs, dimension=axis), axis, numbers, index_shape)
+def take(ctx: Context, x: Operand, axis: int, positions: np.ndarray) -> Operand:
+    """x at known positions along an axis: a few slices of consecutive runs, or one gather."""
+    if isinstance(x, Known):
+        return Known(x.numpy().take(positions, axis), x.name)
+    runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+    if len(runs) <= MOST_RUNS:
+        slabs = [slab(ctx, x, axis, run[0], run[-1] + 1) for run in runs]
+        return concatenate(ctx, *slabs, dimension=axis)
+    shape = [1] * len(x.shape)
+    shape[axis] = len(positions)
+    index = np.broadcast_to(
+        positions.reshape(shape), (*x.shape[:axis], len(positions), *x.shape[axis + 1 :])
+    )
+    return gather_along(ctx, x, Known(index.astype(np.uint32)), axis)
 
 
-def _rows(ctx: Context, x, indices, axis: int, numbers) -> Operand:
-    """Rows at computed positions of a table [N, D]: ttnn.embedding on flat indices."""
-    if len(x.shape) != 2 or axis != 0:
-        raise ctx.fail("rows at computed positions need a 2-D table indexed along its first axis")
-    index_shape = tuple(indices.shape[:-1])
-    count = int(np.prod(index_shape))
-    if ctx.policy == "float32":  # ttnn.embedding takes no float32 table
-        column = ctx.convert(ctx.reshape(indices, (count, 1)), "uint32")
-        rows = ctx.emit("gather", x, expand(ctx, column, (count, x.shape[1])), dim=0)
-    else:
+def gather_along(ctx: Context, x: Operand, index: Operand, axis: int) -> Operand:
+    """x at an index of its rank, the axis brought to the end: ttnn itself does it at a higher cost."""
+    shape, last = tuple(index.shape), len(x.shape) - 1
+    if last == 0:
+        x, index = (ctx.reshape(operand, (1, *operand.shape)) for operand in (x, index))
+        return ctx.reshape(ctx.emit("gather", x, ctx.convert(index, "uint32"), dim=1), shape)
+    order = [*(i for i in range(last + 1) if i != axis), axis]
+    x, index = ctx.permute(x, order), ctx.permute(ctx.convert(index, "uint32"), order)
+    result = ctx.emit("gather", x, index, dim=last)
+    return ctx.permute(result, [order.index(i) for i in range(last + 1)])
+
+
+def _rows(ctx: Context, x, indices, axis: int, mode) -> Operand:
+    """x at computed positions along an axis, the indices flattened.
+
+    Rows of a table [N, D] come by ttnn.embedding, whose table is bfloat16; others by ttnn.gather.
+    """
+    count = int(np.prod(indices.shape))
+    indices = _in_bounds(ctx, indices, x.shape[axis], mode)
+    shape = [1] * len(x.shape)
+    shape[axis] = count
+    precise = ctx.policy == "float32" or ctx.source.float32 or x.dtype != "float32"
+    if len(x.shape) == 2 and axis == 0 and not precise:
         flat = ctx.convert(ctx.reshape(indices, (1, count)), "uint32")
         rows = ctx.emit("embedding", flat, x, layout="tile")
-    return _place(ctx, ctx.reshape(rows, (count, x.shape[1])), 0, numbers, index_shape)
+        return ctx.reshape(rows, (count, x.shape[1]))
+    index = ctx.convert(ctx.reshape(indices, shape), "uint32")
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    return gather_along(ctx, x, expand(ctx, index, shape), axis)
 
 
-def _along_axis(ctx: Context, x, indices, numbers, slice_sizes) -> Operand:
+@lowers("dynamic_slice")
+def dynamic_slice(ctx: Context, x, *starts, slice_sizes):
+    """A slice at fixed starts, one of which may be computed."""
+    computed = [axis for axis, start in enumerate(starts) if isinstance(start, Value)]
+    if len(computed) > 1:
+        raise ctx.fail("more than one start depends on the inputs; slice one axis at a time")
+    fixed = [Known(np.zeros((), np.int32)) if isinstance(s, Value) else s for s in starts]
+    sizes = [x.shape[i] if i in computed else size for i, size in enumerate(slice_sizes)]
+    for axis, begin in enumerate(static_starts(fixed, x.shape, sizes)):
+        x = slab(ctx, x, axis, begin, begin + sizes[axis])
+    for axis in computed:
+        first = ctx.emit("clamp", starts[axis], min=0, max=x.shape[axis] - slice_sizes[axis])
+        offsets = Known(np.arange(slice_sizes[axis], dtype=np.int32))
+        x = _rows(ctx, x, binary(ctx, "add", offsets, first), axis, None)
+    return x
+
+
+def _in_bounds(ctx: Context, indices: Operand, size: int, mode) -> Operand:
+    """Indices clamped where JAX clamps; beyond the ends other modes are undefined on the device."""
+    if "CLIP" not in str(mode).upper():
+        return indices
+    return ctx.emit("clamp", indices, min=0, max=size - 1)
+
+
+def _along_axis(ctx: Context, x, indices, numbers, slice_sizes, mode) -> Operand:
     """jnp.take_along_axis: indices of x's rank, every other axis a batch axis."""
     batch = tuple(numbers.operand_batching_dims)
     plain = (
@@ -79,5 +136,46 @@ def _along_axis(ctx: Context, x, indices, numbers, slice_sizes) -> Operand:
     if not plain:
         raise ctx.fail("only jnp.take_along_axis with every other axis of equal size is supported")
     (axis,) = numbers.start_index_map
-    index = ctx.convert(ctx.reshape(indices, tuple(indices.shape[:-1])), "uint32")
-    return ctx.emit("gather", x, index, dim=axis)
+    index = ctx.reshape(indices, tuple(indices.shape[:-1]))
+    if isinstance(index, Known):
+        index = Known(np.clip(index.numpy(), 0, x.shape[axis] - 1), index.name)
+    else:
+        index = _in_bounds(ctx, index, x.shape[axis], mode)
+    return gather_along(ctx, x, index, axis)
+
+
+@lowers("rev")
+def rev(ctx: Context, x, *, dimensions):
+    for axis in dimensions:
+        if x.shape[axis] > 1:
+            x = take(ctx, x, axis, np.arange(x.shape[axis])[::-1])
+    return x
+
+
+@lowers("scatter", "scatter-add")
+def scatter(ctx: Context, x, indices, updates, *, dimension_numbers, **_):
+    """x.at[block].set(...) or .add(...), for one block at a known position."""
+    numbers = dimension_numbers
+    if not isinstance(indices, Known) or indices.shape != (
+        len(numbers.scatter_dims_to_operand_dims),
+    ):
+        raise ctx.fail("only .at[...].set and .add of one block at a known position are supported")
+    window = iter([updates.shape[axis] for axis in numbers.update_window_dims])
+    sizes = [
+        1 if axis in numbers.inserted_window_dims else next(window) for axis in range(len(x.shape))
+    ]
+    begins = [0] * len(x.shape)
+    for axis, start in zip(numbers.scatter_dims_to_operand_dims, indices.numpy(), strict=True):
+        begins[axis] = int(start)
+    if any(b < 0 or b + s > n for b, s, n in zip(begins, sizes, x.shape, strict=True)):
+        raise ctx.fail("the block reaches beyond the array; JAX drops such updates")
+    block = ctx.reshape(updates, sizes)
+    if ctx.node.primitive == "scatter-add":
+        block = ctx.emit("add", _block(ctx, x, begins, sizes), block)
+    return replace_block(ctx, x, block, begins)
+
+
+def _block(ctx: Context, x: Operand, begins, sizes) -> Operand:
+    for axis, (begin, size) in enumerate(zip(begins, sizes, strict=True)):
+        x = slab(ctx, x, axis, begin, begin + size)
+    return x

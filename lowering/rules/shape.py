@@ -1,9 +1,13 @@
 """Moving data: reshape, transpose, broadcast, slices, concatenation, padding."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lowering.rules.context import Context, Operand, expand, lowers, uniform
 from lowering.trace import Known
+
+MOST_PARTS = 50  # tensors that one concat takes without splitting it up itself
 
 
 @lowers("reshape")
@@ -13,7 +17,7 @@ def reshape(ctx: Context, x, *, new_sizes, dimensions=None, **_):
     return ctx.reshape(x, new_sizes)
 
 
-@lowers("squeeze", "expand_dims")
+@lowers("squeeze")
 def squeeze(ctx: Context, x, **_):
     return ctx.reshape(x, ctx.node.outputs[0].shape)
 
@@ -32,16 +36,40 @@ def broadcast_in_dim(ctx: Context, x, *, shape, broadcast_dimensions, **_):
     return expand(ctx, ctx.reshape(x, sizes), shape)
 
 
+@lowers("tile")
+def tile(ctx: Context, x, *, reps):
+    """A unit axis is expanded, another one joined from copies."""
+    x = ctx.reshape(x, (1,) * (len(reps) - len(x.shape)) + tuple(x.shape))
+    for axis, (count, size) in enumerate(zip(reps, x.shape, strict=True)):
+        if size != 1 and count != 1:
+            x = concatenate(ctx, *[x] * count, dimension=axis)
+    return expand(ctx, x, ctx.node.outputs[0].shape)
+
+
 @lowers("concatenate")
 def concatenate(ctx: Context, *xs, dimension):
     parts = [x for x in xs if x.shape[dimension]]
-    return parts[0] if len(parts) == 1 else ctx.emit("concat", *parts, dim=dimension)
+    while len(parts) > 1:
+        groups = (parts[i : i + MOST_PARTS] for i in range(0, len(parts), MOST_PARTS))
+        parts = [_concat(ctx, group, dimension) for group in groups]
+    return parts[0]
+
+
+def _concat(ctx: Context, parts: list[Operand], axis: int) -> Operand:
+    return parts[0] if len(parts) == 1 else ctx.emit("concat", *parts, dim=int(axis))
 
 
 @lowers("stack")
-def stack(ctx: Context, *xs, axis=0, **_):
+def stack(ctx: Context, *xs, axis):
     rows = [ctx.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])) for x in xs]
     return concatenate(ctx, *rows, dimension=axis)
+
+
+@lowers("unstack")
+def unstack(ctx: Context, x, *, axis):
+    rows = (slab(ctx, x, axis, i, i + 1) for i in range(x.shape[axis]))
+    shapes = (output.shape for output in ctx.node.outputs)
+    return [ctx.reshape(row, shape) for row, shape in zip(rows, shapes, strict=True)]
 
 
 @lowers("split")
@@ -61,6 +89,9 @@ def _slice(ctx: Context, x: Operand, begins, ends, steps) -> Operand:
     if isinstance(x, Known):
         spans = zip(begins, ends, steps, strict=True)
         return Known(x.numpy()[tuple(slice(*span) for span in spans)], x.name)
+    if any(end <= begin for begin, end in zip(begins, ends, strict=True)):
+        empty = [max(0, end - begin) for begin, end in zip(begins, ends, strict=True)]
+        return Known(np.zeros(empty, x.dtype))
     if tuple(ends) == x.shape and not any(begins) and all(step == 1 for step in steps):
         return x
     return ctx.emit("slice", x, begins=tuple(begins), ends=tuple(ends), steps=tuple(steps))
@@ -73,35 +104,29 @@ def slice_rule(ctx: Context, x, *, start_indices, limit_indices, strides):
     return _slice(ctx, x, list(begins), list(ends), list(steps))
 
 
-def static_starts(ctx: Context, starts, shape, sizes) -> list[int]:
+def static_starts(starts: Sequence[Known], shape, sizes) -> list[int]:
     """Start indices known at lowering time, clamped as JAX does."""
-    if not all(isinstance(start, Known) for start in starts):
-        raise ctx.fail(
-            "the start depends on the inputs; slice at fixed positions, or select with a mask"
-        )
     limits = zip(starts, shape, sizes, strict=True)
     return [int(np.clip(start.numpy(), 0, full - size)) for start, full, size in limits]
 
 
-@lowers("dynamic_slice")
-def dynamic_slice(ctx: Context, x, *starts, slice_sizes):
-    begins = static_starts(ctx, starts, x.shape, slice_sizes)
-    ends = [begin + size for begin, size in zip(begins, slice_sizes, strict=True)]
-    return _slice(ctx, x, begins, ends, [1] * len(begins))
-
-
 @lowers("dynamic_update_slice")
 def dynamic_update_slice(ctx: Context, x, update, *starts):
-    """Replace a slab that spans all axes but one (concatenation of what is around it)."""
-    begins = static_starts(ctx, starts, x.shape, update.shape)
-    axes = [axis for axis, size in enumerate(update.shape) if size != x.shape[axis]]
-    if len(axes) > 1:
-        raise ctx.fail("an update that is smaller than its target along more than one axis")
-    if not axes:
+    if not all(isinstance(start, Known) for start in starts):
+        raise ctx.fail("a start depends on the inputs; update at fixed positions, or select")
+    return replace_block(ctx, x, update, static_starts(starts, x.shape, update.shape))
+
+
+def replace_block(ctx: Context, x: Operand, update: Operand, begins) -> Operand:
+    """`x` with `update` in place of the block that begins there: joined from what is around it."""
+    shorter = [axis for axis, size in enumerate(update.shape) if size != x.shape[axis]]
+    if not shorter:
         return update
-    (axis,) = axes
-    end = begins[axis] + update.shape[axis]
-    around = [slab(ctx, x, axis, 0, begins[axis]), update, slab(ctx, x, axis, end, x.shape[axis])]
+    axis = shorter[0]
+    begin, end = begins[axis], begins[axis] + update.shape[axis]
+    inner = [0 if i == axis else start for i, start in enumerate(begins)]
+    middle = replace_block(ctx, slab(ctx, x, axis, begin, end), update, inner)
+    around = [slab(ctx, x, axis, 0, begin), middle, slab(ctx, x, axis, end, x.shape[axis])]
     return concatenate(ctx, *around, dimension=axis)
 
 
@@ -114,14 +139,14 @@ def pad(ctx: Context, x, padding_value, *, padding_config):
     if any(interior for _, _, interior in padding_config):
         raise ctx.fail("interior padding (dilation)")
     spans = [(int(low), int(high)) for low, high, _ in padding_config]
-    sizes = list(enumerate(x.shape))
-    begins = [max(0, -spans[axis][0]) for axis, _ in sizes]
-    ends = [size - max(0, -spans[axis][1]) for axis, size in sizes]
+    begins = [max(0, -low) for low, _ in spans]
+    ends = [size - max(0, -high) for size, (_, high) in zip(x.shape, spans, strict=True)]
     x = _slice(ctx, x, begins, ends, [1] * len(begins))
     for axis, (low, _) in enumerate(spans):
         if low > 0:
-            front = np.full((*x.shape[:axis], low, *x.shape[axis + 1 :]), value, np.float32)
-            front = front.astype(np.dtype(ctx.value(x).dtype))
-            x = ctx.emit("concat", Known(front), x, dim=axis)
+            front = np.full((*x.shape[:axis], low, *x.shape[axis + 1 :]), value, x.dtype)
+            x = concatenate(ctx, Known(front), x, dimension=axis)
     back = tuple((0, max(0, high)) for _, high in spans)
-    return ctx.emit("pad", x, padding=back, value=value) if any(map(max, back)) else x
+    if not any(map(max, back)):
+        return x
+    return ctx.emit("pad", x, padding=back, value=value if x.dtype == "int32" else float(value))

@@ -1,6 +1,11 @@
-"""top_k and sort. Ties come lowest index first, as in JAX."""
+"""top_k and sort. Ties come lowest index first, as in JAX.
 
-from lowering.rules.context import Context, lowers, uniform
+ttnn works along the last axis; other axes are brought there.
+"""
+
+from lowering.ir import Value
+from lowering.rules.context import Context, Operand, lowers, uniform
+from lowering.rules.index import gather_along
 from lowering.trace import Known
 
 
@@ -8,29 +13,36 @@ from lowering.trace import Known
 def top_k(ctx: Context, x, *, k, axis=-1, **_):
     if ctx.node.inputs[0].dtype.kind != "f":
         raise ctx.fail("the largest of integers; convert to float first")
-    values, indices = ctx.emit_many(
-        "topk", x, k=k, dim=axis % len(x.shape), largest=True, sorted=True, stable=True
-    )
-    return values, ctx.convert(indices, "int32")
+    options = {"k": k, "largest": True, "sorted": True, "stable": True}
+    return _along_last(ctx, "topk", x, axis % len(x.shape), **options)
 
 
 @lowers("sort")
 def sort(ctx: Context, x, *others, dimension, num_keys, **_):
-    """One float key; a second operand must be the positions (jnp.argsort)."""
+    """One float key; other operands are carried along by their positions."""
     if num_keys != 1 or ctx.node.inputs[0].dtype.kind != "f":
         raise ctx.fail("a sort by several keys or of integers; sort one float key")
-    values, indices = ctx.emit_many("sort", x, dim=dimension, descending=False, stable=True)
-    if not others:
-        return [values]
-    (other,) = others
-    if not _is_positions(other, dimension):
-        raise ctx.fail(
-            "a sort that carries other values along; use jnp.argsort and take_along_axis"
-        )
-    return [values, ctx.convert(indices, "int32")]
+    options = {"descending": False, "stable": True}
+    values, indices = _along_last(ctx, "sort", x, dimension, **options)
+    carried = (_carry(ctx, other, indices, dimension) for other in others)
+    return [values, *carried]
 
 
-def _is_positions(operand, axis: int) -> bool:
+def _along_last(ctx: Context, op: str, x: Operand, axis: int, **attrs) -> list[Operand]:
+    """Values and int32 indices of an op along an axis."""
+    last = len(x.shape) - 1
+    order = [*(i for i in range(last + 1) if i != axis), axis]
+    inverse = [order.index(i) for i in range(last + 1)]
+    values, indices = ctx.emit_many(op, ctx.permute(x, order), dim=last, **attrs)
+    # at once: ttnn moves no 16-bit integers
+    return [ctx.permute(result, inverse) for result in (values, ctx.convert(indices, "int32"))]
+
+
+def _carry(ctx: Context, other: Operand, indices: Value, axis: int) -> Operand:
+    return indices if _is_positions(other, axis) else gather_along(ctx, other, indices, axis)
+
+
+def _is_positions(operand: Operand, axis: int) -> bool:
     """Whether known numbers count 0, 1, 2 ... along the axis."""
     if not isinstance(operand, Known):
         return False

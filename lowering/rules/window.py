@@ -43,6 +43,9 @@ def window_matrix(size: int, width: int, stride: int, dilation: int, low: int, h
 def along_axis(ctx: Context, x, axis: int, matrix: np.ndarray):
     """x times a constant [size, out] matrix along one axis; time on the rows needs no transpose."""
     rank = len(x.shape)
+    if rank == 1:
+        row = ctx.emit("matmul", ctx.reshape(x, (1, *x.shape)), known_matrix(matrix))
+        return ctx.reshape(row, (matrix.shape[1],))
     if axis == rank - 2:
         lead = (1,) * (rank - 2)
         return ctx.emit("matmul", known_matrix(matrix.T.reshape(*lead, *matrix.T.shape)), x)
