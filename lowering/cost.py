@@ -47,7 +47,7 @@ class Chip:
             "dram_gb_per_s": ("GB/s", "the board's nominal memory rate"),
         }
         rows = []
-        for item in fields(self):
+        for item in fields(self)[1:]:
             unit, why = board.get(
                 item.name, (item.metadata.get("unit", ""), item.metadata.get("why", ""))
             )
