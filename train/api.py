@@ -53,11 +53,11 @@ def train_recipe(
     config = override(recipes.build(recipe), settings)
     place = Workdir(workdir or Path("runs") / recipe)
     module = recipes.system(recipe)
+    dataset = module.load(config)
+    config = module.resolve(config, dataset)
+    for note in dataset.series.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     with place.held():
-        dataset = module.load(config)
-        config = module.resolve(config, dataset)
-        for note in dataset.series.notes:
-            console.print(f"note: {note}", markup=False)
         place.set_config(config)
         if place.final():
             return None

@@ -50,6 +50,10 @@ class CheckpointStore:
             return []
         return sorted(int(one.name) for one in self.folder.iterdir() if one.name.isdigit())
 
+    def damaged(self) -> list[str]:
+        """Names of the checkpoints that were set aside as damaged."""
+        return sorted(one.name for one in self.folder.glob("damaged-*"))
+
     def clean(self) -> None:
         """Remove what a killed writer left behind; only for the holder of the workdir's lock."""
         if self.folder.is_dir():
@@ -63,11 +67,7 @@ class CheckpointStore:
         """
         partial, final = self.folder / f"writing-{number:08d}", self.folder / f"{number:08d}"
         try:
-            partial.mkdir(parents=True)
-            self._orbax.save((partial / "arrays").absolute(), args=ocp.args.StandardSave(arrays))
-            (partial / "host.json").write_text(json.dumps(host))
-            hashes = {name: _sha256(partial / name) for name in _files(partial)}
-            (partial / "manifest.json").write_text(json.dumps(hashes))
+            self._write(partial, arrays, host)
             if final.exists():  # left by a run that fell back to an older checkpoint
                 shutil.rmtree(final)
             partial.rename(final)
@@ -77,6 +77,13 @@ class CheckpointStore:
         for old in self.numbers()[:-KEEP]:
             self._set_aside(old, "writing-old")
         self.clean()
+
+    def _write(self, folder: Path, arrays: Any, host: dict[str, Any]) -> None:
+        folder.mkdir(parents=True)
+        self._orbax.save((folder / "arrays").absolute(), args=ocp.args.StandardSave(arrays))
+        (folder / "host.json").write_text(json.dumps(host))
+        hashes = {name: _sha256(folder / name) for name in _files(folder)}
+        (folder / "manifest.json").write_text(json.dumps(hashes))
 
     def load_host(self, number: int) -> dict[str, Any]:
         """The loop's own numbers of a checkpoint; ValueError when any of its files has changed."""

@@ -79,7 +79,7 @@ def override(config: Config, settings: Iterable[str]) -> Config:
             raise ValueError(f"--set {setting!r} has no '='; write --set key=value")
         if name not in known:
             raise ValueError(
-                f"unknown config key {name!r}.{nearest(name, known)} All keys: {', '.join(known)}"
+                f"unknown config key {name!r}.{_nearest_key(name, known)} Keys: {', '.join(known)}"
             )
         *path, leaf = name.split(".")
         place = tree
@@ -117,6 +117,16 @@ def differences(one: Config, other: Config) -> list[str]:
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     ]
+
+
+def _nearest_key(name: str, known: list[str]) -> str:
+    """A hint by value name in another section, by initials (lr), else by spelling."""
+    leaf = name.rsplit(".", 1)[-1]
+    for key in known:
+        value = key.rsplit(".", 1)[-1]
+        if leaf in (value, "".join(word[:1] for word in value.split("_"))):
+            return f" Did you mean {key!r}?"
+    return nearest(name, known)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

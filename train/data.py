@@ -144,6 +144,18 @@ class Dataset:
         """Which channels are scored: all in M, the last in S and MS."""
         return slice(self.series.num_channels - self.series.num_targets, self.series.num_channels)
 
+    def with_series(self, series: Series, freq: Literal["h", "t"]) -> "Dataset":
+        """Another series with the same columns, scaled as this one; all its windows are "test"."""
+        splits = Splits((0, 0), (0, 0), (0, series.num_rows))
+        return replace(
+            self,
+            series=series,
+            splits=splits,
+            scaled=self.scaler.transform(series.values).astype(np.float32),
+            marks=time_features(series.dates, freq).astype(np.float32),
+            starts={"test": splits.starts("test", self.seq_len, self.pred_len)},
+        )
+
     def rows_per_day(self) -> int:
         """Rows in a day, at least 1."""
         return max(1, round(86400 / self.series.step_seconds()))

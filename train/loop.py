@@ -81,6 +81,8 @@ class Run:
         self.store.clean()
         found = self.store.load_latest({"state": self.state, "best": self.best}, owner=True)
         if found is None:
+            if self.store.damaged():
+                self.console.print("No usable checkpoint: training starts from the beginning")
             self.state = self._init()
             self.best = self.state.params
             self.workdir.write_metrics([])

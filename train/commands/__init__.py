@@ -1,0 +1,1 @@
+"""Subcommands of `moejax`: HELP, add_arguments(parser) and run(args) -> exit status each."""

@@ -1,0 +1,19 @@
+"""Measure speed, accuracy and size against the project's targets.
+
+moejax bench mole --json bench.json
+"""
+
+import argparse
+
+HELP = "measure against the project's targets"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("suite", metavar="SUITE", help="what to measure: mole")
+    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from train import bench
+
+    return bench.run(args)
