@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train.figures import BLUE, FAINT, GREEN, MUTED, ORANGE, RED, grid, styled
 
-BOUNDS = {"arithmetic": BLUE, "network": ORANGE, "dram": GREEN, "launch": FAINT, "free": FAINT}
+BOUNDS = {"arithmetic": BLUE, "network": ORANGE, "dram": GREEN, "launch": FAINT}
 FLOOR = 1e-9
 
 
@@ -52,7 +52,7 @@ def parity(series: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float |
 
 @styled
 def op_costs(rows: Sequence[Mapping[str, Any]], board: str) -> Figure:
-    """Estimated time, bytes and FLOPs of each op: rows of `lowering.cost.OpCost` fields."""
+    """Estimated time, bytes and FLOPs of each op: rows of `ops` of a program report."""
     labels = [f"{row['index']:>3}  {row['name']}" for row in rows]
     y = np.arange(len(rows))
     figure, ((times, moved, work),) = grid(
@@ -62,7 +62,7 @@ def op_costs(rows: Sequence[Mapping[str, Any]], board: str) -> Figure:
         chosen = [i for i, row in enumerate(rows) if row["bound"] == bound]
         if chosen:
             times.barh(y[chosen], [rows[i]["time_us"] for i in chosen], color=color, label=bound)
-    moved.barh(y, [(row["read_bytes"] + row["written_bytes"]) / 1024 for row in rows], color=MUTED)
+    moved.barh(y, [row["bytes"] / 1024 for row in rows], color=MUTED)
     work.barh(y, [row["flops"] / 1e6 for row in rows], color=MUTED)
     times.set(title=f"estimated time on {board}, by what bounds it", xlabel="microseconds")
     moved.set(title="moved", xlabel="KiB read and written")
@@ -72,5 +72,5 @@ def op_costs(rows: Sequence[Mapping[str, Any]], board: str) -> Figure:
     for ax in (times, moved, work):
         ax.grid(visible=False, axis="y")
         ax.xaxis.set_major_locator(MaxNLocator(5))
-    times.legend(loc="lower right", title="bound by")
+    figure.legend(loc="outside upper right", ncols=len(BOUNDS), title="bound by", title_fontsize=8)
     return figure

@@ -62,7 +62,7 @@ def test_programs():
     ]
     figure = program_figures.parity({"P1": rows, "P2": rows[1:]}, 0.1)
     assert figures.png(figure, dpi=40).startswith(HEADER)
-    cost = {"read_bytes": 4096, "written_bytes": 1024, "flops": 1000, "time_us": 2.5}
+    cost = {"bytes": 4096, "flops": 1000, "time_us": 2.5}
     costs = [
         {"index": i, "name": "linear", "bound": bound, **cost}
         for i, bound in enumerate(program_figures.BOUNDS)
