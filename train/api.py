@@ -82,11 +82,13 @@ def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
     config = place.read_config()
     module = recipes.system(config.recipe)
     dataset = module.load(config)
+    notes = "".join(f" Note: {note}." for note in dataset.series.notes)
     found = module.resolve(config, dataset).model.num_channels
     if found != config.model.num_channels:
         raise ValueError(
             f"the data has {found} channels, but the model of {place.path} was trained on "
-            f"{config.model.num_channels}; restore the data, or train again in another --workdir"
+            f"{config.model.num_channels}; restore the data, or train again in another --workdir."
+            + notes
         )
     task = module.make_task(config, dataset)
     optimizer = make_optimizer(config.optim, steps_per_epoch=1, epochs=1)
@@ -95,12 +97,16 @@ def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
     checkpoint = store.load_latest({"state": state, "best": state.params})
     if checkpoint is None:
         raise ValueError(f"{place.path} has no usable checkpoint; run `moejax train` first")
-    params = checkpoint.arrays["best"]
+    if checkpoint.host["identity"]["data"] != task.fingerprint:
+        raise ValueError(
+            f"{dataset.series.source} is not the data that {place.path} was trained "
+            "on; restore it, or train again in another --workdir." + notes
+        )
     return LoadedRun(
         workdir=place,
         config=config,
         system=module,
         dataset=dataset,
         task=task,
-        params=params,
+        params=checkpoint.arrays["best"],
     )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from train.commands import bench, check_reference, evaluate, lower, parity, train
+from train.commands import bench, check_reference, evaluate, lower, parity, report, train
 from train.errors import TrainError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "eval": evaluate,
     "lower": lower,
     "parity": parity,
+    "report": report,
     "check-reference": check_reference,
     "bench": bench,
 }

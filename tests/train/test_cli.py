@@ -46,7 +46,9 @@ def test_help_needs_no_jax_and_names_every_command():
     code = "import sys, train.cli as c; c.make_parser(); print('jax' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
-    assert list(COMMANDS) == ["train", "eval", "lower", "parity", "check-reference", "bench"]
+    assert list(COMMANDS) == [
+        *("train", "eval", "lower", "parity", "report", "check-reference", "bench")
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -129,6 +131,8 @@ def test_eval_after_the_data_has_changed(capsys, tmp_path):
     status, _, err = moejax(capsys, "eval", folder)
     assert status == 2
     assert "the data has 3 channels, but the model of" in err
+    write_csv(path, ["a", "b"], rows=401)
+    assert "is not the data that" in moejax(capsys, "eval", folder)[2]
 
 
 @pytest.mark.parametrize(

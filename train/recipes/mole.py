@@ -23,9 +23,10 @@ from train.task import Task
 
 
 def mole_debug() -> Config:
-    """A tiny MoLE_DLinear on the temperatures that a dependency ships.
+    """A tiny MoLE_DLinear on the temperatures that a dependency ships; nothing is downloaded.
 
     moejax train mole_debug
+    3 s. Test MSE 0.004 (the series is smooth).
     """
     return Config(
         recipe="mole_debug",
@@ -42,6 +43,7 @@ def mole_etth1() -> Config:
     """MoLE_DLinear, 4 experts, ETTh1 96 -> 96.
 
     moejax train mole_etth1
+    5 s on 2 cores. Test MSE 0.383 to 0.385 over four seeds.
     """
     return Config(
         recipe="mole_etth1",
@@ -52,24 +54,58 @@ def mole_etth1() -> Config:
     )
 
 
+def dlinear_etth1() -> Config:
+    """DLinear, the base of mole_etth1: one expert, no router.
+
+    moejax train dlinear_etth1
+    2 s on 2 cores. Test MSE 0.384 to 0.388 over four seeds.
+    """
+    return _base(mole_etth1(), "dlinear_etth1")
+
+
+def rlinear_etth1() -> Config:
+    """RLinear, ETTh1 336 -> 96.
+
+    moejax train rlinear_etth1
+    3 s on 2 cores. Test MSE 0.370.
+    """
+    config = _base(mole_etth1(), "rlinear_etth1")
+    return replace(
+        config,
+        model=replace(config.model, base="rlinear", seq_len=336),
+        optim=OptimConfig(learning_rate=5e-3),
+    )
+
+
 def mole_etth2() -> Config:
     """MoLE_DLinear, 4 experts, ETTh2 336 -> 96.
 
     moejax train mole_etth2
+    7 s on 2 cores. Test MSE 0.293.
     """
     return Config(
         recipe="mole_etth2",
-        model=MoLEConfig(seq_len=336, pred_len=96, num_experts=4, head_dropout=0.2),
+        model=MoLEConfig(seq_len=336, pred_len=96, num_experts=4, head_dropout=0.5),
         data=DataConfig(name="etth2"),
-        optim=OptimConfig(learning_rate=2e-3),
-        loop=LoopConfig(epochs=10, batch_size=64, patience=3),
+        optim=OptimConfig(learning_rate=5e-4),
+        loop=LoopConfig(epochs=10, batch_size=32, patience=3),
     )
+
+
+def dlinear_etth2() -> Config:
+    """DLinear, the base of mole_etth2: one expert, no router.
+
+    moejax train dlinear_etth2
+    4 s on 2 cores. Test MSE 0.297.
+    """
+    return _base(mole_etth2(), "dlinear_etth2")
 
 
 def mole_weather() -> Config:
     """MoLE_DLinear, 4 experts, Weather (21 channels, every 10 minutes) 336 -> 96.
 
     moejax train mole_weather
+    40 s on 2 cores. Test MSE 0.153.
     """
     return Config(
         recipe="mole_weather",
@@ -82,10 +118,20 @@ def mole_weather() -> Config:
     )
 
 
+def dlinear_weather() -> Config:
+    """DLinear, the base of mole_weather: one expert, no router.
+
+    moejax train dlinear_weather
+    13 s on 2 cores. Test MSE 0.177.
+    """
+    return _base(mole_weather(), "dlinear_weather")
+
+
 def mole_csv() -> Config:
     """MoLE_DLinear, 4 experts, on your own CSV with a date column and any number of numeric ones.
 
     moejax train mole_csv --set data.csv=FILE
+    Time and score depend on the file.
     """
     return Config(
         recipe="mole_csv",
@@ -96,7 +142,23 @@ def mole_csv() -> Config:
     )
 
 
-RECIPES = (mole_debug, mole_etth1, mole_etth2, mole_weather, mole_csv)
+def _base(config: Config, recipe: str) -> Config:
+    """The same run with one expert and no router."""
+    model = replace(config.model, num_experts=1, router="none", head_dropout=0.0)
+    return replace(config, recipe=recipe, model=model)
+
+
+RECIPES = (
+    mole_debug,
+    mole_etth1,
+    mole_etth2,
+    mole_weather,
+    mole_csv,
+    dlinear_etth1,
+    rlinear_etth1,
+    dlinear_etth2,
+    dlinear_weather,
+)
 
 
 def load(config: Config) -> Dataset:
