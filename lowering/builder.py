@@ -24,13 +24,19 @@ LOGICAL: dict[str, DType] = {
 }
 
 
+class NoDeviceDTypeError(LoweringError):
+    """A JAX dtype that no device dtype stands for."""
+
+
 def logical_dtype(dtype: np.dtype) -> DType:
     """The dtype that stands for a JAX dtype before the dtype policy: bool is 0.0 or 1.0."""
     if dtype.itemsize > 4:
-        raise LoweringError(f"dtype {dtype} has no counterpart on the device; use 32 bits or fewer")
+        raise NoDeviceDTypeError(
+            f"dtype {dtype} has no counterpart on the device; use 32 bits or fewer"
+        )
     kind = LOGICAL.get(dtype.kind)
     if kind is None:
-        raise LoweringError(f"dtype {dtype} has no counterpart on the device")
+        raise NoDeviceDTypeError(f"dtype {dtype} has no counterpart on the device")
     return kind
 
 

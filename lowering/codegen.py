@@ -13,8 +13,8 @@ from lowering.runtime.calls import Call, Token, make_call
 WIDTH = 100
 HEAD = '''"""{title}
 
-Generated; policy {policy}, {arch}. `python model.py` runs the sample that lies beside this file and
-prints how close the results are.
+Generated; policy {policy}, {arch}. `python model.py` runs the sample beside this file
+and prints how close the results are.
 """
 
 import sys

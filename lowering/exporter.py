@@ -74,8 +74,9 @@ def export(
         {key: value for key, value in row.to_json().items() if key != "ops"}
         for row in (exact, rounded)
     ]
-    (Path(folder) / REPORT).write_text(json.dumps(report, indent=1))
-    return report
+    text = json.dumps(report, indent=1)
+    (Path(folder) / REPORT).write_text(text)
+    return json.loads(text)
 
 
 def _concrete(value: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from lowering.ir import Program, to_json
 from lowering.runtime.folder import MANIFEST, MANIFEST_SCHEMA, PROGRAM, SAMPLE, WEIGHTS
 
 MODULE = "model.py"
+STORED = {"bfloat16": ml_dtypes.bfloat16, "bfloat8_b": ml_dtypes.bfloat16}
 # golden values of single ops are left out of larger samples
 MAX_GOLDEN_BYTES = 64 * 2**20
 
@@ -61,12 +62,9 @@ def save(
 
 def _stored_weights(program: Program) -> dict[str, np.ndarray]:
     """Weights in their own width; block floats are held as bfloat16, which represents them."""
-    kinds = {"bfloat16": ml_dtypes.bfloat16, "bfloat8_b": ml_dtypes.bfloat16, "float32": np.float32}
     return {
         value.name: np.ascontiguousarray(
-            program.arrays[value.name].astype(kinds.get(value.dtype, np.dtype(value.dtype)))
-            if value.dtype in kinds
-            else program.arrays[value.name]
+            program.arrays[value.name].astype(STORED.get(value.dtype, value.dtype))
         )
         for value in program.weights
     }

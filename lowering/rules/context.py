@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lowering.builder import Builder, logical_dtype
+from lowering.builder import Builder, NoDeviceDTypeError, logical_dtype
 from lowering.errors import LoweringError, describe
 from lowering.ir import Policy, Value
 from lowering.trace import Graph, Known, Node, Tensor, subgraph
@@ -114,6 +114,19 @@ def _stand_in(operand: Operand) -> Tensor | Known:
     return Tensor(operand.shape, np.dtype(operand.dtype))
 
 
+def is_bool(operand: Any) -> bool:
+    return operand.dtype.kind == "b"
+
+
+def is_integer(operand: Any) -> bool:
+    return operand.dtype.kind in "iu"
+
+
+def is_floating(operand: Any) -> bool:
+    """Whether a traced operand holds floats (half precision is of kind V in numpy)."""
+    return not is_bool(operand) and not is_integer(operand)
+
+
 def uniform(operand: Operand) -> float | int | None:
     """The one number that a known operand repeats, or None."""
     if not isinstance(operand, Known) or math.prod(operand.shape) == 0:
@@ -152,7 +165,11 @@ def _lower_node(builder: Builder, node: Node, operands: list[Operand]) -> list[O
     rule = RULES.get(node.primitive)
     if rule is not None:
         arguments = node.region.arguments(operands) if node.region else operands
-        results = rule(Context(builder, node), *arguments, **node.params)
+        ctx = Context(builder, node)
+        try:
+            results = rule(ctx, *arguments, **node.params)
+        except NoDeviceDTypeError as error:
+            raise ctx.fail(str(error)) from error
         if results is not DECLINED:
             results = list(results) if isinstance(results, tuple | list) else [results]
             _check(node, results)
@@ -173,8 +190,7 @@ def _check(node: Node, results: Sequence[Operand]) -> None:
     for tensor, result in zip(node.outputs, results, strict=True):
         wanted = logical_dtype(tensor.dtype)
         found = result.dtype if isinstance(result, Value) else logical_dtype(result.dtype)
-        kinds = {wanted} if tensor.dtype.kind != "b" else {"float32", "int32", "uint32"}
-        if tuple(result.shape) != tensor.shape or found not in kinds:
+        if tuple(result.shape) != tensor.shape or found != wanted:
             raise LoweringError(
                 f"the rule for {node.primitive} gave {found}{list(result.shape)}, JAX says "
                 f"{tensor.dtype}{list(tensor.shape)} ({node.source}); this is a bug in the rule"
