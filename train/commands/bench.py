@@ -1,6 +1,7 @@
-"""Measure speed, accuracy and size against the project's targets.
+"""Measure speed against baselines and the project's targets; exit status 1 when one is missed.
 
-moejax bench mole --json bench.json
+moejax bench mole
+moejax bench mole --json runs/bench/mole.json
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""Suites of `moejax bench`: a module each with `measure(say) -> list[Row]`."""
