@@ -59,22 +59,27 @@ _CALLS: dict[str, RegionCall] = {}
 def region(
     name: str, *, float32: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a jnp function as the region `name`; ValueError if another one has that name."""
+    """Mark a jnp function as the region `name`; ValueError if another one has that name, or if it
+    takes an open number of arguments.
+    """
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         if name in _REGIONS:
             raise ValueError(f"region {name!r} is already defined by {_REGIONS[name].function}")
         marked = _REGIONS[name] = Region(name, function, float32)
-        static = _static_attributes(function)
+        signature = inspect.signature(function)
+        static = _static_attributes(name, signature)
 
         @functools.wraps(function)
         def wrapper(*args, **attrs):
-            unknown = attrs.keys() - static.keys()
+            unknown = attrs.keys() - static
             if unknown:
                 raise TypeError(f"{name} takes {sorted(static)}, not {sorted(unknown)}")
-            items = tuple(sorted({**static, **attrs}.items()))
-            leaves, structure = jax.tree.flatten(args)
-            return _jitted(marked, items, structure)(*leaves)
+            # with every argument stated, a tag stands for one structure of arguments
+            bound = signature.bind(*args, **attrs)
+            bound.apply_defaults()
+            leaves, structure = jax.tree.flatten(bound.args)
+            return _jitted(marked, tuple(sorted(bound.kwargs.items())), structure)(*leaves)
 
         return wrapper
 
@@ -91,9 +96,11 @@ def all_regions() -> dict[str, Region]:
     return dict(_REGIONS)
 
 
-def _static_attributes(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+def _static_attributes(name: str, signature: inspect.Signature) -> set[str]:
+    parameters = signature.parameters.values()
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise ValueError(f"region {name!r} takes * or ** arguments; each needs a name of its own")
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 @functools.cache

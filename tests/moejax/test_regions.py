@@ -49,8 +49,23 @@ def test_transformations(wrap):
 def test_static_attributes_are_checked():
     with pytest.raises(TypeError, match=r"test\.affine takes \['power'\], not \['root'\]"):
         affine(1.0, {"by": 2.0}, root=2)
+    with pytest.raises(TypeError, match="missing a required argument: 'scale'"):
+        affine(1.0)
     with pytest.raises(ValueError, match=r"'test\.affine' is already defined"):
         region("test.affine")(lambda x: x)
+    with pytest.raises(ValueError, match=r"'test\.open' takes \* or \*\* arguments"):
+        region("test.open")(lambda *xs: xs)
+
+
+def test_an_optional_argument_has_a_tag_of_its_own():
+    x, scale = jnp.arange(3.0), {"by": jnp.asarray(2.0)}
+    bias = jnp.ones(3)
+    short = jit_names(lambda x: affine(x, scale), x)
+    long = jit_names(lambda x: affine(x, scale, bias), x)
+    assert short != long
+    calls = [find_call(names[0]) for names in (short, long)]
+    assert [call.structure.num_leaves for call in calls] == [2, 3]
+    assert jit_names(lambda x: affine(x, scale, None), x) == short
 
 
 def test_router_and_statistics_stay_float32():
