@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # a uv on PATH serves when it runs; otherwise one is installed into .uv/
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 BIN := .venv/bin
+DEMO := runs/demo
 
 # the published data sets, where a folder of them lies beside the clone
 ifeq ($(MOEJAX_DATA),)
@@ -46,6 +47,19 @@ lint: setup
 format: setup
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# what one model goes through: real data (or the embedded set, saying so) to a ttnn program
+demo: setup
+	$(BIN)/moejax train mole_etth1 --workdir $(DEMO)
+	$(BIN)/moejax eval $(DEMO) --plots
+	$(BIN)/moejax lower $(DEMO) --out $(DEMO)/program --arch wormhole_b0 --check mock
+	$(BIN)/moejax lower $(DEMO) --out $(DEMO)/program-float32 --policy float32 --check mock
+	$(BIN)/moejax lower $(DEMO) --out $(DEMO)/program-bfloat8_b --policy bfloat8_b --check mock
+	$(BIN)/moejax parity $(DEMO)/program --bisect
+	$(BIN)/moejax report $(DEMO)
+	@echo
+	@echo 'Everything is in $(DEMO)/. Open $(DEMO)/report.html in a browser; the same numbers are in'
+	@echo '$(DEMO)/report.json. The generated ttnn code: $(DEMO)/program/model.py'
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
