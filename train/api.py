@@ -55,8 +55,8 @@ def train_recipe(
     module = recipes.system(recipe)
     dataset = module.load(config)
     config = module.resolve(config, dataset)
-    for note in dataset.series.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    for line in describe(dataset):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     with place.held():
         place.set_config(config)
         if place.final():
@@ -70,6 +70,17 @@ def train_recipe(
             {"config": config_hash(config)},
             console,
         )
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """Where the data comes from, how much there is, and what was replaced or repaired."""
+    series = dataset.series
+    counts = ", ".join(f"{len(starts)} {part}" for part, starts in dataset.starts.items())
+    size = f"{series.num_rows} rows of {series.num_channels} columns"
+    return [
+        f"data: {series.name} from {series.source}, {size}; windows: {counts}",
+        *(f"note: {note}" for note in series.notes),
+    ]
 
 
 def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:

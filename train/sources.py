@@ -149,7 +149,9 @@ def _load_published(name: str, allow_download: bool) -> Series:
         try:
             text, source = _download(name, spec), spec.url
         except Exception as error:  # any network, proxy, TLS or disk failure leads to the fallback
-            return _fallback(name, f"download failed ({type(error).__name__}: {error})")
+            reason = str(error).splitlines()[0][:80] if isinstance(error, ValueError) else ""
+            kind = type(error).__name__
+            return _fallback(name, f"download failed ({kind}{': ' if reason else ''}{reason})")
     else:
         return _fallback(name, "MOEJAX_DATA names no folder that holds it, and downloads are off")
     digest = hashlib.sha256(text).hexdigest()

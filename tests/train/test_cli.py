@@ -122,6 +122,19 @@ def test_eval_of_another_file(capsys, trained, tmp_path):
     assert "lacks columns that the model was trained on: San Francisco" in err
 
 
+def test_without_data_or_network_it_trains_on_the_embedded_series(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("MOEJAX_DATA", raising=False)
+    folder = tmp_path / "run"
+    offline = ["--workdir", folder, *FAST, "data.allow_download=false"]
+    status, out, _ = moejax(capsys, "train", "mole_etth1", *offline)
+    assert status == 0
+    assert "data: temperatures from vega_datasets, 8760 rows of 2 columns; windows: " in out
+    assert "scores do not compare with etth1" in out
+    status, out, _ = moejax(capsys, "eval", folder)
+    assert status == 0
+    assert "scores do not compare with etth1" in out
+
+
 def test_eval_after_the_data_has_changed(capsys, tmp_path):
     path = write_csv(tmp_path / "own.csv", ["a", "b"])
     folder = tmp_path / "run"

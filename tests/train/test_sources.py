@@ -1,13 +1,18 @@
 """Loading: published sets, the fallback, the own CSV and everything that can be wrong with it."""
 
+import functools
 import gzip
+import hashlib
+import http.server
+import threading
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from train.data import DataConfig, load_series, prepare
-from train.sources import load_temperatures
+from train.sources import PUBLISHED, Published, load_temperatures
 
 
 def table(rows: int = 200, **columns) -> pd.DataFrame:
@@ -130,7 +135,7 @@ def test_missing_and_unreadable_files(tmp_path):
     for path in (cut, binary):
         with pytest.raises(ValueError, match="cannot be read as CSV"):
             load(str(path))
-    with pytest.raises(ValueError, match=r"data.csv is empty; give the file"):
+    with pytest.raises(ValueError, match=r"data.csv is empty; give your file"):
         load_series(DataConfig(name="csv"))
 
 
@@ -162,6 +167,50 @@ def test_without_folder_and_network_falls_back_and_says_so(monkeypatch):
     series = load_series(DataConfig(name="etth1", allow_download=False))
     assert series.fallback_for == "etth1"
     assert "scores do not compare with etth1" in series.notes[0]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server for the files of a folder, and an empty download cache."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.delenv("MOEJAX_DATA", raising=False)
+        yield folder, f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_downloads_are_checked_and_cached(server, monkeypatch):
+    folder, url = server
+    text = table().to_csv(index=False).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (folder / "plain.csv").write_bytes(text)
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.writestr("inside/packed.csv", text)
+    packed = hashlib.sha256((folder / "packed.zip").read_bytes()).hexdigest()
+    specs = {
+        "etth1": Published(digest, f"{url}/plain.csv"),
+        "weather": Published(digest, f"{url}/packed.zip", "inside/packed.csv", packed),
+        "etth2": Published("0" * 64, f"{url}/plain.csv"),
+    }
+    for name, spec in specs.items():
+        monkeypatch.setitem(PUBLISHED, name, spec)
+    for name in ("etth1", "weather"):
+        assert load_series(DataConfig(name=name)).columns == ("a", "b", "c")
+    assert "SHA256 hash" in load_series(DataConfig(name="etth2")).notes[0]
+    (folder / "plain.csv").unlink()
+    assert load_series(DataConfig(name="etth1")).num_rows == 200
+    series = load_series(DataConfig(name="etth2"))
+    assert series.fallback_for == "etth2"
+    assert "download failed (HTTPError)" in series.notes[0]
 
 
 def test_a_changed_published_file_is_refused(tmp_path, monkeypatch):
