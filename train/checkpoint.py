@@ -7,12 +7,14 @@ for a name is whole, unless the disk damaged it; then the hashes tell, and the o
 serves. The last two are kept.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import orbax.checkpoint as ocp
 from train.errors import TrainError
 
 KEEP = 2
+SPARE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("no space left", "resource_exhausted", "disk quota")
 
@@ -80,7 +83,11 @@ class CheckpointStore:
 
     def _write(self, folder: Path, arrays: Any, host: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
-        self._orbax.save((folder / "arrays").absolute(), args=ocp.args.StandardSave(arrays))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) + SPARE_BYTES
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
+        with _quiet():
+            self._orbax.save((folder / "arrays").absolute(), args=ocp.args.StandardSave(arrays))
         (folder / "host.json").write_text(json.dumps(host))
         hashes = {name: _sha256(folder / name) for name in _files(folder)}
         (folder / "manifest.json").write_text(json.dumps(hashes))
@@ -132,13 +139,15 @@ class CheckpointStore:
 
     def _cannot_write(self, number: int, error: Exception) -> TrainError:
         left = self.numbers()
-        safe = f"checkpoint {left[-1]} is complete" if left else "no checkpoint was written before"
+        safe = "there was none before it; training will start from the beginning"
+        if left:
+            safe = f"checkpoint {left[-1]} is complete and training will continue from it"
         reason = f"{type(error).__name__}: {error}"
         if is_disk_full(error):
             reason = f"no space left on the disk of {self.folder}"
         return TrainError(
-            f"cannot write checkpoint {number}: {reason}. Nothing is lost: {safe}. Free some "
-            "space or correct the cause, then run the same command again: it continues from there"
+            f"cannot write checkpoint {number}: {reason}. Nothing written is lost: {safe}. Free some "
+            "space or correct the cause, then run the same command again"
         )
 
 
@@ -151,6 +160,18 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that orbax logs beside the error that it raises."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def params_sha256(params: Any) -> str:

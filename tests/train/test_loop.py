@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -224,6 +225,14 @@ def test_a_full_disk_is_explained_and_loses_nothing(tiny_task, tmp_path, monkeyp
         "00000002",
     ]
     assert run(task, tmp_path / "cut")[0].final["params_sha256"] == whole[1]["params_sha256"]
+
+
+def test_space_is_looked_for_before_writing(tiny_task, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(TrainError, match=r"no space left on the disk of .*there was none"):
+        run(tiny_task(), tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_checkpoint_of_another_run_is_refused(tiny_task, tmp_path, monkeypatch):
