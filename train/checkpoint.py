@@ -146,8 +146,8 @@ class CheckpointStore:
         if is_disk_full(error):
             reason = f"no space left on the disk of {self.folder}"
         return TrainError(
-            f"cannot write checkpoint {number}: {reason}. Nothing written is lost: {safe}. Free some "
-            "space or correct the cause, then run the same command again"
+            f"cannot write checkpoint {number}: {reason}. Nothing written is lost: {safe}. Free "
+            "some space or correct the cause, then run the same command again"
         )
 
 
