@@ -88,10 +88,20 @@ def trace(function: Callable[..., Any], params: Any, inputs: Mapping[str, Any]) 
     examples = [_abstract(name, value) for name, value in inputs.items()]
     closed = jax.make_jaxpr(function)(params, *examples)
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    known = [Known(leaf, _path_name(path)) for path, leaf in leaves]
+    known = [Known(_array(leaf), _path_name(path)) for path, leaf in leaves]
     tensors = [Tensor(tuple(e.shape), np.dtype(e.dtype)) for e in examples]
-    graph = _inline(closed, [*known, *tensors], Source())
+    operands = (_empty(t.shape, t.dtype) if 0 in t.shape else t for t in tensors)
+    graph = _inline(closed, [*known, *operands], Source())
     return Graph(graph.nodes, graph.results, dict(zip(inputs, tensors, strict=True)))
+
+
+def _array(leaf: Any) -> Any:
+    return leaf if hasattr(leaf, "dtype") else jax.numpy.asarray(leaf)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> Known:
+    """What has no elements is known."""
+    return Known(np.zeros(shape, dtype))
 
 
 def _abstract(name: str, value: Any) -> jax.ShapeDtypeStruct:
@@ -154,6 +164,8 @@ def _equation(
     eqn, inputs: list[Operand], outer: Source
 ) -> tuple[Sequence[Node], Sequence[Operand]]:
     source = _source(eqn, outer)
+    if all(0 in var.aval.shape for var in eqn.outvars):
+        return (), [_empty(var.aval.shape, var.aval.dtype) for var in eqn.outvars]
     if all(isinstance(operand, Known) for operand in inputs) and not eqn.effects:
         return (), _evaluate(eqn, inputs)
     name = eqn.primitive.name
@@ -273,6 +285,8 @@ def _scan(eqn, inputs: list[Operand], source: Source) -> Graph:
         nodes += graph.nodes
         carry, columns[step] = list(graph.results[:num_carry]), list(graph.results[num_carry:])
     stacked: list[Operand] = []
+    if not length:
+        stacked = [_empty(v.aval.shape, v.aval.dtype) for v in eqn.outvars[num_carry:]]
     for ys in zip(*(columns[step] for step in range(length)), strict=True):
         graph = subgraph(lambda *rows: jax.numpy.stack(rows), ys, source)
         nodes += graph.nodes

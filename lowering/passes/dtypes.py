@@ -25,6 +25,7 @@ def assign_dtypes(program: Program) -> Program:
     walk = _Typed(program)
     for op in program.ops:
         walk.place(op)
+    walk.place_constant_results()
     return walk.finish()
 
 
@@ -83,6 +84,12 @@ class _Typed(Rewrite):
                 self.alias(op.output.name, inputs[0])
                 return
         self.replace(op, op.name, inputs, **attrs)
+
+    def place_constant_results(self) -> None:
+        """Weights that are results keep all their digits."""
+        for name in self.old.outputs:
+            if name in self.old.arrays:
+                self.alias(name, self._weight(name, self._old_values[name].dtype))
 
     def _operand(self, op: Op, index: int, target: DType) -> Value:
         name = op.inputs[index]

@@ -4,7 +4,7 @@ import numpy as np
 
 from lowering.builder import logical_dtype
 from lowering.ir import Value
-from lowering.rules.context import Context, Operand, expand, lowers, uniform
+from lowering.rules.context import Context, Operand, expand, is_bool, is_integer, lowers, uniform
 from lowering.trace import Known
 
 UNARY = {
@@ -125,7 +125,7 @@ def _with_scalar(ctx: Context, op: str, x: Value, scalar: float, attrs) -> Value
 def unary(ctx: Context, x, **params):
     if params.get("accuracy") is not None:
         raise ctx.fail("an accuracy other than the default is not available on the device")
-    if ctx.node.primitive == "not" and ctx.node.inputs[0].dtype.kind != "b":
+    if ctx.node.primitive == "not" and not is_bool(ctx.node.inputs[0]):
         raise ctx.fail("bitwise operations on integers are not supported")
     if ctx.node.primitive == "sign" and x.dtype != "float32":
         above, below = (ctx.emit(op, x, scalar=0) for op in ("gt", "lt"))
@@ -137,16 +137,16 @@ def unary(ctx: Context, x, **params):
 def binary_rule(ctx: Context, a, b, **_):
     """Truth values are 0.0 and 1.0, of whatever was compared."""
     name = ctx.node.primitive
-    if name in ("div", "pow") and ctx.node.outputs[0].dtype.kind in "iu":
+    if name in ("div", "pow") and is_integer(ctx.node.outputs[0]):
         raise ctx.fail("integer division and powers are not exact on the device; use floats")
-    integers = ctx.node.inputs[0].dtype.kind in "iu"
+    integers = is_integer(ctx.node.inputs[0])
     attrs = {"dtype": "float32"} if name in COMPARISONS and integers else {}
     return binary(ctx, BINARY[name], a, b, **attrs)
 
 
 @lowers(*LOGICAL)
 def logical(ctx: Context, a, b):
-    if ctx.node.inputs[0].dtype.kind != "b":
+    if not is_bool(ctx.node.inputs[0]):
         raise ctx.fail("bitwise operations on integers are not supported")
     return binary(ctx, LOGICAL[ctx.node.primitive], a, b)
 
@@ -189,32 +189,38 @@ def round_rule(ctx: Context, x, *, rounding_method):
 
 @lowers("select_n")
 def select_n(ctx: Context, which, *cases):
-    """`where`: cases[0] is the FALSE case."""
-    if len(cases) != 2 or ctx.node.inputs[0].dtype.kind != "b":
-        raise ctx.fail(f"a selection among {len(cases)} cases by number; use nested jnp.where")
+    """`where`: cases[0] is the FALSE case. By number: one `where` for each further case."""
     shape = ctx.node.outputs[0].shape
     if (chosen := uniform(which)) is not None:
         return spread(ctx, cases[int(chosen)], shape)
-    false, true = cases
-    if ctx.node.outputs[0].dtype.kind in "iu":
-        # ttnn takes no integer scalars beside a float condition
-        result = ctx.emit("where", narrow(which), narrow(true), narrow(false))
-    else:
-        result = _where(ctx, narrow(which), true, false)
+    result, *rest = cases
+    for number, case in enumerate(rest, 1):
+        hit = which
+        if not is_bool(ctx.node.inputs[0]):
+            hit = binary(ctx, "eq", which, _number(number), dtype="float32")
+        result = _where(ctx, hit, case, result)
     return spread(ctx, result, shape)
 
 
 def _where(ctx: Context, which: Operand, true: Operand, false: Operand) -> Value:
+    which = narrow(which)
+    if is_integer(ctx.node.outputs[0]):
+        # ttnn takes no integer scalars beside a float condition
+        return ctx.emit("where", which, narrow(true), narrow(false))
     scalars = {"true_scalar": uniform(true), "false_scalar": uniform(false)}
     scalars = {key: float(number) for key, number in scalars.items() if number is not None}
     tensors = [narrow(case) for case in (true, false) if uniform(case) is None]
     return ctx.emit("where", which, *tensors, **scalars)
 
 
+def _number(number: int) -> Known:
+    return Known(np.asarray(number, np.int32))
+
+
 @lowers("convert_element_type")
 def convert_element_type(ctx: Context, x, *, new_dtype, **_):
     new_dtype = np.dtype(new_dtype)
-    if new_dtype.kind == "b" and ctx.node.inputs[0].dtype.kind == "b":
+    if new_dtype.kind == "b" and is_bool(ctx.node.inputs[0]):
         return x
     if new_dtype.kind == "b":
         return binary(ctx, "ne", x, Known(np.zeros((), x.dtype)), dtype="float32")

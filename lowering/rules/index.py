@@ -69,7 +69,7 @@ def take(ctx: Context, x: Operand, axis: int, positions: np.ndarray) -> Operand:
 
 
 def gather_along(ctx: Context, x: Operand, index: Operand, axis: int) -> Operand:
-    """x at an index of its rank, the axis brought to the end: ttnn itself does it at a higher cost."""
+    """x at an index of its rank; the axis is brought to the end, ttnn would pay more for it."""
     shape, last = tuple(index.shape), len(x.shape) - 1
     if last == 0:
         x, index = (ctx.reshape(operand, (1, *operand.shape)) for operand in (x, index))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from lowering.ir import Value
-from lowering.rules.context import Context, Operand, lowers
+from lowering.rules.context import Context, Operand, is_floating, lowers
 from lowering.trace import Known
 
 
 @lowers("dot_general")
 def dot_general(ctx: Context, a, b, *, dimension_numbers, **_):
     """Result axes: batch, then a's free axes, then b's free axes."""
-    if ctx.node.outputs[0].dtype.kind != "f":
+    if not is_floating(ctx.node.outputs[0]):
         raise ctx.fail("matrix products of integers are not available on the device; use floats")
     (a_sum, b_sum), (a_batch, b_batch) = dimension_numbers
     if not a_batch and isinstance(a, Known) and isinstance(b, Value):

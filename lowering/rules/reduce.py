@@ -4,7 +4,7 @@ Every reduction keeps its axes and drops them by a reshape, so that one which JA
 costs nothing.
 """
 
-from lowering.rules.context import Context, lowers
+from lowering.rules.context import Context, is_bool, is_floating, is_integer, lowers
 
 REDUCTIONS = {
     "reduce_sum": "sum",
@@ -18,10 +18,10 @@ REDUCTIONS = {
 
 @lowers(*REDUCTIONS)
 def reduce_rule(ctx: Context, x, *, axes, **_):
-    name, kind = ctx.node.primitive, ctx.node.inputs[0].dtype.kind
-    if name in ("reduce_and", "reduce_or") and kind != "b":
+    name = ctx.node.primitive
+    if name in ("reduce_and", "reduce_or") and not is_bool(ctx.node.inputs[0]):
         raise ctx.fail("bitwise reductions of integers are not supported; compare first")
-    if name == "reduce_prod" and kind != "f":
+    if name == "reduce_prod" and not is_floating(ctx.node.inputs[0]):
         raise ctx.fail("ttnn multiplies up floats only; convert first")
     # along an axis of one element there is nothing to reduce
     axes = sorted(int(axis) for axis in axes if x.shape[axis] != 1)
@@ -38,7 +38,7 @@ def reduce_rule(ctx: Context, x, *, axes, **_):
 def argmax(ctx: Context, x, *, axes, **_):
     """The first of equal elements, as in JAX."""
     (axis,) = axes
-    if ctx.node.inputs[0].dtype.kind in "iu":
+    if is_integer(ctx.node.inputs[0]):
         raise ctx.fail("the position of the largest integer; convert to float first")
     if ctx.node.primitive == "argmin":
         x = ctx.emit("neg", x)
@@ -49,7 +49,7 @@ def argmax(ctx: Context, x, *, axes, **_):
 @lowers("cumsum", "cumprod")
 def cumulative(ctx: Context, x, *, axis, reverse):
     name = ctx.node.primitive
-    if name == "cumprod" and ctx.node.inputs[0].dtype.kind != "f":
+    if name == "cumprod" and not is_floating(ctx.node.inputs[0]):
         raise ctx.fail("ttnn multiplies up floats only; convert first")
     options = {"reverse_order": True} if reverse else {}
     return ctx.emit(name, x, dim=axis, **options)

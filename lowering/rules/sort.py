@@ -4,14 +4,14 @@ ttnn works along the last axis; other axes are brought there.
 """
 
 from lowering.ir import Value
-from lowering.rules.context import Context, Operand, lowers, uniform
+from lowering.rules.context import Context, Operand, is_floating, lowers, uniform
 from lowering.rules.index import gather_along
 from lowering.trace import Known
 
 
 @lowers("top_k")
 def top_k(ctx: Context, x, *, k, axis=-1, **_):
-    if ctx.node.inputs[0].dtype.kind != "f":
+    if not is_floating(ctx.node.inputs[0]):
         raise ctx.fail("the largest of integers; convert to float first")
     options = {"k": k, "largest": True, "sorted": True, "stable": True}
     return _along_last(ctx, "topk", x, axis % len(x.shape), **options)
@@ -20,7 +20,7 @@ def top_k(ctx: Context, x, *, k, axis=-1, **_):
 @lowers("sort")
 def sort(ctx: Context, x, *others, dimension, num_keys, **_):
     """One float key; other operands are carried along by their positions."""
-    if num_keys != 1 or ctx.node.inputs[0].dtype.kind != "f":
+    if num_keys != 1 or not is_floating(ctx.node.inputs[0]):
         raise ctx.fail("a sort by several keys or of integers; sort one float key")
     options = {"descending": False, "stable": True}
     values, indices = _along_last(ctx, "sort", x, dimension, **options)

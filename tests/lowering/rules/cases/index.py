@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from tests.lowering.rules.cases.base import Case, integers, normal
 
@@ -34,7 +35,7 @@ CASES = [
     Case("gather", "take middle axis", lambda x, i: jnp.take(x, i, axis=1), (X, IDS[:2] % 5)),
     Case("gather", "take last axis", lambda x, i: jnp.take(x, i, axis=2), (X, IDS[0] % 7)),
     Case("gather", "take of int32", lambda x, i: jnp.take(x, i, axis=0), (integers(11, 8), IDS[0])),
-    Case("gather", "one row", lambda t, i: t[i], (jnp.asarray(TABLE), np.int32(7))),
+    Case("dynamic_slice", "one computed row", lambda t, i: t[i], (jnp.asarray(TABLE), np.int32(7))),
     Case("gather", "known order", lambda x: jnp.asarray(x)[:, ORDER], (X,)),
     Case("gather", "known run", lambda x: jnp.asarray(x)[:, np.array([2, 3, 4])], (X,)),
     Case("gather", "known two runs", lambda x: jnp.asarray(x)[:, np.array([3, 4, 0])], (X,)),
@@ -42,6 +43,18 @@ CASES = [
     Case("gather", "known last axis", lambda x: jnp.take(x, ORDER, axis=-1), (X,)),
     Case("gather", "known rank 1", lambda x: jnp.asarray(x)[ORDER], (normal(7),)),
     Case("gather", "known int32", lambda x: jnp.asarray(x)[:, ORDER], (integers(3, 5),)),
+    Case(
+        "dynamic_slice",
+        "computed rows",
+        lambda x, i: lax.dynamic_slice_in_dim(x, i, 3, 1),
+        (X, np.int32(9)),
+    ),
+    Case(
+        "dynamic_slice",
+        "computed and fixed",
+        lambda x, i: lax.dynamic_slice(x, (1, i, 2), (2, 2, 4)),
+        (X, np.int32(1)),
+    ),
     _along(0, "fewer", X, 2),
     _along(1, "equal", X, 5),
     _along(2, "fewer", X, 3),

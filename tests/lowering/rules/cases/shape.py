@@ -228,8 +228,10 @@ _FOLDED = [
     Case("iota", "tril", lambda x: jnp.tril(x), (normal(5, 7),)),
     Case("iota", "one hot", lambda i: jax.nn.one_hot(i, 6), (integers(5, low=0),)),
     Case("iota", "eye", lambda x: x @ jnp.eye(7), (normal(5, 7),)),
-    Case("empty", "zeros part", lambda x: jnp.concatenate([x, jnp.zeros((2, 7))]), (grid(5, 7),)),
-    Case("empty", "zero size", lambda x: jnp.sum(x[:0], axis=0) + x[0], (grid(5, 7),)),
+    Case(
+        "function", "zeros part", lambda x: jnp.concatenate([x, jnp.zeros((2, 7))]), (grid(5, 7),)
+    ),
+    Case("function", "zero size", lambda x: jnp.sum(x[:0], axis=0) + x[0], (grid(5, 7),)),
 ]
 
 CASES = [*_RESHAPE, *_TRANSPOSE, *_BROADCAST, *_SLICE, *_JOIN, *_FOLDED]
