@@ -9,19 +9,8 @@ from lowering.backends.reference import REFERENCE
 from lowering.ops import OPS
 from lowering.rules import RULES
 from moejax.regions import all_regions
-from tests.lowering.rules.cases.table import CASES
+from tests.lowering.rules.cases.table import CASES, TRACED
 
-# handled while tracing, without a rule
-TRACED = {
-    "cond",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "iota",
-    "jit",
-    "remat2",
-    "scan",
-    "while",
-}
 # regions without a device rule: their body is lowered operation by operation
 BODY_ONLY = {
     "moejax.channel_time_linear": "one batched product of the weights: nothing to fuse",

@@ -26,3 +26,15 @@ FAMILIES = (
     window,
 )
 CASES = [case for family in FAMILIES for case in family.CASES]
+
+# primitives that tracing handles, without a rule
+TRACED = {
+    "cond",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "iota",
+    "jit",
+    "remat2",
+    "scan",
+    "while",
+}
