@@ -179,12 +179,18 @@ def _equation(
     if body is not None:
         graph = _inline(body, inputs, source)
         return graph.nodes, graph.results
-    outputs = _outputs(eqn)
+    outputs = _outputs(eqn, inputs, source)
     node = Node(name, tuple(inputs), outputs, eqn.params, source, bind=eqn.primitive)
     return (node,), outputs
 
 
-def _outputs(eqn) -> tuple[Tensor, ...]:
+def _outputs(eqn, inputs: Sequence[Operand], source: Source) -> tuple[Tensor, ...]:
+    for var in eqn.outvars:
+        if jax.dtypes.issubdtype(var.aval.dtype, jax.dtypes.extended):
+            raise LoweringError(
+                f"{describe(eqn.primitive.name, inputs, source)}: the random key depends on the "
+                "inputs; draw on the host and pass the numbers as an input"
+            )
     return tuple(Tensor(tuple(v.aval.shape), np.dtype(v.aval.dtype)) for v in eqn.outvars)
 
 
@@ -202,7 +208,7 @@ def _region(eqn, body, call: RegionCall, inputs: list[Operand], outer: Source):
     graph = _inline(body, inputs, source)
     if not _is_body_of(body, call, tuple(var.aval for var in eqn.invars)):
         return graph.nodes, graph.results
-    outputs = _outputs(eqn)
+    outputs = _outputs(eqn, inputs, source)
     node = Node(call.region.name, tuple(inputs), outputs, call.attrs, source, call, graph)
     return (node,), outputs
 

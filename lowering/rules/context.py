@@ -1,7 +1,6 @@
 """What every rule works with: the registry, the emitting context, the walk over a traced graph."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from lowering.builder import Builder, NoDeviceDTypeError, logical_dtype
 from lowering.errors import LoweringError, describe
 from lowering.ir import Policy, Value
+from lowering.rules.advice import advice
 from lowering.trace import Graph, Known, Node, Tensor, subgraph
 
 Operand = Value | Known
@@ -177,11 +177,9 @@ def _lower_node(builder: Builder, node: Node, operands: list[Operand]) -> list[O
     if node.body is not None:
         env = {id(i): operand for i, operand in zip(node.inputs, operands, strict=True)}
         return lower_graph(builder, node.body, env)
-    near = difflib.get_close_matches(node.primitive, RULES, n=3)
-    hint = f"; rules with a similar name: {', '.join(near)}" if near else ""
     raise LoweringError(
-        f"{describe(node.primitive, node.inputs, node.source)}: no rule for this primitive{hint}; "
-        "rewrite it with supported operations, or add a rule in lowering/rules"
+        f"{describe(node.primitive, node.inputs, node.source)}: no rule for this primitive; "
+        + advice(node.primitive, RULES)
     )
 
 

@@ -39,7 +39,7 @@ def argmax(ctx: Context, x, *, axes, **_):
     """The first of equal elements, as in JAX."""
     (axis,) = axes
     if is_integer(ctx.node.inputs[0]):
-        raise ctx.fail("the position of the largest integer; convert to float first")
+        raise ctx.fail("ttnn finds the position of the largest float only; convert first")
     if ctx.node.primitive == "argmin":
         x = ctx.emit("neg", x)
     index = ctx.emit("argmax", x, dim=axis, keepdim=True)

@@ -137,7 +137,7 @@ def pad(ctx: Context, x, padding_value, *, padding_config):
     if value is None:
         raise ctx.fail("the padding value depends on the inputs")
     if any(interior for _, _, interior in padding_config):
-        raise ctx.fail("interior padding (dilation)")
+        raise ctx.fail("padding between elements; interleave with jnp.stack and a reshape")
     spans = [(int(low), int(high)) for low, high, _ in padding_config]
     begins = [max(0, -low) for low, _ in spans]
     ends = [size - max(0, -high) for size, (_, high) in zip(x.shape, spans, strict=True)]

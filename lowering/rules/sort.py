@@ -12,7 +12,7 @@ from lowering.trace import Known
 @lowers("top_k")
 def top_k(ctx: Context, x, *, k, axis=-1, **_):
     if not is_floating(ctx.node.inputs[0]):
-        raise ctx.fail("the largest of integers; convert to float first")
+        raise ctx.fail("ttnn ranks floats only; convert first")
     options = {"k": k, "largest": True, "sorted": True, "stable": True}
     return _along_last(ctx, "topk", x, axis % len(x.shape), **options)
 
