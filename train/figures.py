@@ -196,7 +196,7 @@ def expert_usage(usage: Mapping[str, Any]) -> Figure:
     hour, weekday, channel = (np.asarray(usage[key]) for key in ("hour", "weekday", "channel"))
     names = [_short(name, 9) for name in usage["columns"]] or [str(i) for i in range(len(channel))]
     figure = _figure(11.5, 1.7 + 0.62 * hour.shape[1])
-    ratios = (24, 10, max(8, min(len(names), 24)))
+    ratios = (24, 12, max(8, min(len(names), 24)))
     axes = figure.subplots(1, 3, width_ratios=ratios)
     top = float(np.nanmax([np.nanmax(hour), np.nanmax(weekday), np.nanmax(channel)]))
     panels = (
