@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from lowering.builder import Builder, logical_dtype
+from lowering.graph import Graph, Known, Tensor, evaluate
 from lowering.ir import Arch, Policy, Program
 from lowering.passes import run_passes
 from lowering.rules import lower_graph
-from lowering.trace import Graph, Known, Tensor, evaluate, trace
+from lowering.trace import trace
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,7 @@ region's function says, with that body kept beside them.
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,62 +20,10 @@ from jax._src import source_info_util
 from jax.extend import core
 
 from lowering.errors import LoweringError, describe
+from lowering.graph import Graph, Known, Node, Operand, Tensor, live
 from lowering.ir import Source
 from moejax import regions
 from moejax.regions import RegionCall, find_call
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A value that exists only on the device. Compared by identity."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """A value known at lowering time. `name` is the parameter that it comes from, if just one."""
-
-    array: Any
-    name: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.array.dtype
-
-    def numpy(self) -> np.ndarray:
-        return np.asarray(self.array)
-
-
-Operand = Tensor | Known
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One primitive equation, or one verified region with `body` (its own nodes and results)."""
-
-    primitive: str
-    inputs: tuple[Operand, ...]
-    outputs: tuple[Tensor, ...]
-    params: Mapping[str, Any]
-    source: Source
-    region: RegionCall | None = None
-    body: "Graph | None" = None
-    bind: Any = None  # the JAX primitive, for evaluating the node
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """Nodes in order, and the operands that are the results."""
-
-    nodes: tuple[Node, ...]
-    results: tuple[Operand, ...]
-    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def trace(function: Callable[..., Any], params: Any, inputs: Mapping[str, Any]) -> Graph:
@@ -147,17 +94,7 @@ def _inline(jaxpr, operands: Sequence[Operand], outer: Source) -> Graph:
         nodes += new
         env |= dict(zip(eqn.outvars, results, strict=True))
     results = tuple(read(atom) for atom in inner.outvars)
-    return Graph(_live(nodes, results), results)
-
-
-def _live(nodes: Sequence[Node], results: Iterable[Operand]) -> tuple[Node, ...]:
-    needed = {id(result) for result in results}
-    kept = []
-    for node in reversed(nodes):
-        if any(id(output) in needed for output in node.outputs):
-            needed |= {id(operand) for operand in node.inputs}
-            kept.append(node)
-    return tuple(reversed(kept))
+    return Graph(live(nodes, results), results)
 
 
 def _equation(
@@ -180,7 +117,8 @@ def _equation(
         graph = _inline(body, inputs, source)
         return graph.nodes, graph.results
     outputs = _outputs(eqn, inputs, source)
-    node = Node(name, tuple(inputs), outputs, eqn.params, source, bind=eqn.primitive)
+    compute = functools.partial(_bind, eqn.primitive, eqn.params)
+    node = Node(name, tuple(inputs), outputs, eqn.params, source, compute=compute)
     return (node,), outputs
 
 
@@ -232,33 +170,6 @@ def _bind(primitive, params: Mapping[str, Any], arrays: Sequence[Any]) -> Sequen
     subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
     results = primitive.bind(*subfuns, *arrays, **params)
     return results if primitive.multiple_results else [results]
-
-
-def evaluate(graph: Graph, inputs: Mapping[str, Any]) -> dict[int, np.ndarray]:
-    """What JAX computes for every tensor of a traced graph: id(tensor) -> array.
-
-    Independent of rules and passes, so it is the golden value of each step of a program.
-    """
-    env: dict[int, Any] = {
-        id(tensor): jax.numpy.asarray(inputs[name], tensor.dtype)
-        for name, tensor in graph.inputs.items()
-    }
-    with jax.default_matmul_precision("highest"):
-        _evaluate_nodes(graph, env)
-    return {key: np.asarray(array) for key, array in env.items()}
-
-
-def _evaluate_nodes(graph: Graph, env: dict[int, Any]) -> None:
-    def read(operand: Operand) -> Any:
-        return operand.array if isinstance(operand, Known) else env[id(operand)]
-
-    for node in graph.nodes:
-        if node.body is not None:
-            _evaluate_nodes(node.body, env)
-            results = [read(result) for result in node.body.results]
-        else:
-            results = _bind(node.bind, node.params, [read(operand) for operand in node.inputs])
-        env |= {id(tensor): array for tensor, array in zip(node.outputs, results, strict=True)}
 
 
 def _sub_jaxpr(eqn):

@@ -9,9 +9,10 @@ import numpy as np
 
 from lowering.builder import Builder, NoDeviceDTypeError, logical_dtype
 from lowering.errors import LoweringError, describe
+from lowering.graph import Graph, Known, Node, Tensor
 from lowering.ir import Policy, Value
 from lowering.rules.advice import advice
-from lowering.trace import Graph, Known, Node, Tensor, subgraph
+from lowering.trace import subgraph
 
 Operand = Value | Known
 Rule = Callable[..., Any]

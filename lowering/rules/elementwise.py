@@ -3,9 +3,9 @@
 import numpy as np
 
 from lowering.builder import logical_dtype
+from lowering.graph import Known
 from lowering.ir import Value
 from lowering.rules.context import Context, Operand, expand, is_bool, is_integer, lowers, uniform
-from lowering.trace import Known
 
 UNARY = {
     "abs": "abs",

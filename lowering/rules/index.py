@@ -4,11 +4,11 @@ JAX says with gather, scatter and reversal at positions that are known.
 
 import numpy as np
 
+from lowering.graph import Known
 from lowering.ir import Value
 from lowering.rules.context import Context, Operand, expand, lowers
 from lowering.rules.elementwise import binary
 from lowering.rules.shape import concatenate, replace_block, slab, static_starts
-from lowering.trace import Known
 
 MOST_RUNS = 2  # more pieces than this cost more than one gather
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lowering.graph import Known
 from lowering.ir import Value
 from lowering.rules.context import Context, Operand, is_floating, lowers
-from lowering.trace import Known
 
 
 @lowers("dot_general")

@@ -6,9 +6,9 @@ transposed weight on the left: no transposes of the data.
 
 import numpy as np
 
+from lowering.graph import Known
 from lowering.rules.context import DECLINED, Context, Operand, lowers
 from lowering.rules.elementwise import narrow
-from lowering.trace import Known
 
 
 def _all_known(*operands: Operand | None) -> bool:

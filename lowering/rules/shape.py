@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lowering.graph import Known
 from lowering.rules.context import Context, Operand, expand, lowers, uniform
-from lowering.trace import Known
 
 MOST_PARTS = 50  # tensors that one concat takes without splitting it up itself
 

@@ -3,10 +3,10 @@
 ttnn works along the last axis; other axes are brought there.
 """
 
+from lowering.graph import Known
 from lowering.ir import Value
 from lowering.rules.context import Context, Operand, is_floating, lowers, uniform
 from lowering.rules.index import gather_along
-from lowering.trace import Known
 
 
 @lowers("top_k")

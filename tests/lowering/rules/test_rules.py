@@ -10,8 +10,9 @@ import pytest
 from lowering.api import lower_graph_of
 from lowering.backends.reference import run
 from lowering.backends.ttnn import check_many
+from lowering.graph import Graph
 from lowering.ir import Arch, Policy, Program, Source
-from lowering.trace import Graph, trace
+from lowering.trace import trace
 from tests.lowering.rules.cases.base import Case
 from tests.lowering.rules.cases.table import CASES, TRACED
 
