@@ -83,7 +83,7 @@ def _inline(jaxpr, operands: Sequence[Operand], outer: Source) -> Graph:
 
     def read(atom) -> Operand:
         return (
-            Known(np.asarray(atom.val, atom.aval.dtype))
+            Known(np.asarray(atom.val, np.dtype(getattr(atom.aval, "dtype"))))
             if isinstance(atom, core.Literal)
             else env[atom]
         )
@@ -103,8 +103,9 @@ def _equation(
     source = _source(eqn, outer)
     if all(0 in var.aval.shape for var in eqn.outvars):
         return (), [_empty(var.aval.shape, var.aval.dtype) for var in eqn.outvars]
-    if all(isinstance(operand, Known) for operand in inputs) and not eqn.effects:
-        return (), _evaluate(eqn, inputs)
+    known = [operand for operand in inputs if isinstance(operand, Known)]
+    if len(known) == len(inputs) and not eqn.effects:
+        return (), _evaluate(eqn, known)
     name = eqn.primitive.name
     if name in _CONTROL:
         graph = _CONTROL[name](eqn, inputs, source)
@@ -124,7 +125,7 @@ def _equation(
 
 def _outputs(eqn, inputs: Sequence[Operand], source: Source) -> tuple[Tensor, ...]:
     for var in eqn.outvars:
-        if jax.dtypes.issubdtype(var.aval.dtype, jax.dtypes.extended):
+        if jax.numpy.issubdtype(var.aval.dtype, jax.dtypes.extended):
             raise LoweringError(
                 f"{describe(eqn.primitive.name, inputs, source)}: the random key depends on the "
                 "inputs; draw on the host and pass the numbers as an input"
@@ -152,11 +153,18 @@ def _region(eqn, body, call: RegionCall, inputs: list[Operand], outer: Source):
 
 
 def _is_body_of(body, call: RegionCall, avals) -> bool:
+    """Whether tracing the region's function at these arguments gives the body again."""
+    if len(avals) != call.structure.num_leaves:
+        return False
     examples = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
-    return str(jax.make_jaxpr(call.body)(*examples)) == str(body)
+    try:
+        return str(jax.make_jaxpr(call.body)(*examples)) == str(body)
+    except Exception:
+        # the function may refuse shapes that a transformation made: then it is not its body
+        return False
 
 
-def _evaluate(eqn, inputs: Sequence[Operand]) -> list[Known]:
+def _evaluate(eqn, inputs: Sequence[Known]) -> list[Known]:
     """The results of an equation whose inputs are all known, computed by JAX on the host."""
     with jax.default_matmul_precision("highest"):
         arrays = _bind(eqn.primitive, eqn.params, [operand.array for operand in inputs])
