@@ -1,0 +1,1 @@
+"""Accelerated versions of plain functions, with their signatures."""

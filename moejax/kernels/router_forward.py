@@ -1,0 +1,188 @@
+"""Forward kernel of the fused router: one read of the logits gives everything but queue offsets.
+
+Letters as in tiles.py, and Q queues of an expert, N programs (spans) of a token group.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from moejax.kernels.plan import RouterPlan
+from moejax.kernels.tiles import (
+    NO_KEY,
+    Tile,
+    finish_weights,
+    iota,
+    key_value,
+    score_tile,
+    sort_key,
+    take_best,
+)
+
+
+def choose(
+    plan: RouterPlan, logits_GSM: jax.Array, bias_M: jax.Array | None, mask_GS: jax.Array | None
+) -> dict[str, jax.Array]:
+    """Experts, weights and places within a span, for G groups of S tokens.
+
+    Returns index, weight, place [G, S, k], valid [G, S] int32, table [G, N, Q, L] int32 (the
+    choices of each span by queue and column) and, if the plan says so, scores [G, S, M].
+    """
+    groups, tokens, width = logits_GSM.shape
+    rows = plan.block * plan.span
+    row = pl.BlockSpec((None, rows), lambda g, n: (g, n))
+    wide, narrow = (
+        pl.BlockSpec((None, rows, size), lambda g, n: (g, n, 0))
+        for size in (width if plan.padded_groups else plan.columns, plan.slots)
+    )
+    table = pl.BlockSpec((None, None, plan.queues, plan.columns), lambda g, n: (g, n, 0, 0))
+    inputs = {"logits": (logits_GSM, wide)}
+    if bias_M is not None:
+        bias_L = bias_M[jnp.minimum(plan.output_of(jnp.arange(plan.columns)), width - 1)]
+        inputs["bias"] = (bias_L.astype(jnp.float32), pl.BlockSpec((plan.columns,), lambda g, n: 0))
+    if mask_GS is not None:
+        inputs["mask"] = (mask_GS.astype(jnp.int32), row)
+    outputs = {
+        "index": ((groups, tokens, plan.top_k), jnp.int32, narrow),
+        "weight": ((groups, tokens, plan.top_k), jnp.float32, narrow),
+        "place": ((groups, tokens, plan.top_k), jnp.int32, narrow),
+        "valid": ((groups, tokens), jnp.int32, row),
+        "table": ((groups, plan.spans, plan.queues, plan.columns), jnp.int32, table),
+    }
+    if plan.with_scores:
+        outputs["scores"] = ((groups, tokens, width), jnp.float32, wide)
+    names = (*inputs, *outputs)
+    values = pl.pallas_call(
+        lambda *refs: _program(plan, **dict(zip(names, refs, strict=True))),
+        grid=(groups, plan.spans),
+        in_specs=[spec for _, spec in inputs.values()],
+        out_specs=[spec for *_, spec in outputs.values()],
+        out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype, _ in outputs.values()],
+        compiler_params=plgpu.CompilerParams(num_warps=plan.warps, num_stages=1),
+        interpret=plan.interpret,
+        name="moejax_router",
+    )(*(array for array, _ in inputs.values()))
+    return dict(zip(outputs, values, strict=True))
+
+
+def _program(plan: RouterPlan, *, table, **refs):
+    """One program: the tiles of a span in turn, with the queues' lengths so far."""
+    lengths_QL = (jnp.zeros((plan.columns,), jnp.int32),) * plan.queues
+    first = pl.program_id(1) * plan.span * plan.block
+
+    def route_tile(step, lengths_QL):
+        return _route_tile(plan, Tile(plan, refs, step * plan.block, first), lengths_QL)
+
+    lengths_QL = lax.fori_loop(0, plan.span, route_tile, lengths_QL)
+    for queue in range(plan.queues):
+        table[queue, :] = lengths_QL[queue]
+
+
+def _route_tile(plan: RouterPlan, tile: Tile, lengths_QL):
+    """Route B tokens and write all that is known of them; returns the queues' new lengths."""
+    column_BL = iota((plan.block, plan.columns), 1)
+    x_BL, clean_B = tile.logits()
+    valid_B = clean_B & tile.unmasked()
+    scores_BL = score_tile(plan, x_BL, column_BL)
+    if plan.with_scores:
+        tile.store_wide("scores", scores_BL)
+    slot_BL, index_BK, weight_BK = _take_slots(plan, tile.refs, x_BL, scores_BL, column_BL)
+    served_BL = (slot_BL < plan.top_k) & valid_B[:, None]
+    slot_BL = jnp.where(served_BL, slot_BL, plan.top_k)
+    place_BL, added_QL = _count(plan, slot_BL)
+    place_BK = jnp.zeros((plan.block, plan.slots), jnp.int32)
+    for slot in range(plan.top_k):
+        ahead_L = lengths_QL[slot if plan.slot_queues else 0]
+        place_B = jnp.max(jnp.where(slot_BL == slot, place_BL + ahead_L[None, :], -1), axis=1)
+        place_BK = _put(place_BK, slot, place_B)
+    tile.store_row("valid", valid_B.astype(jnp.int32))
+    tile.store_narrow("index", plan.output_of(index_BK))
+    tile.store_narrow("weight", finish_weights(plan, weight_BK))
+    tile.store_narrow("place", place_BK)
+    return tuple(old + new for old, new in zip(lengths_QL, added_QL, strict=True))
+
+
+def _take_slots(plan: RouterPlan, refs, x_BL, scores_BL, column_BL):
+    """(slot that chose a column, k if none [B, L]; columns [B, K]; scores of the chosen [B, K])."""
+    choice_BL = scores_BL
+    if "bias" in refs:
+        choice_BL = choice_BL + refs["bias"][:][None, :]
+    if plan.num_groups > 1:
+        choice_BL = _within_best_groups(plan, choice_BL, column_BL)
+    direct = "bias" not in refs and not plan.by_logits
+    key_BL = jnp.where(plan.is_output(column_BL), sort_key(choice_BL), NO_KEY)
+    slot_BL = jnp.full(column_BL.shape, plan.top_k, jnp.int32)
+    index_BK = jnp.zeros((plan.block, plan.slots), jnp.int32)
+    weight_BK = jnp.zeros((plan.block, plan.slots), jnp.float32)
+    for slot in range(plan.top_k):
+        best_B, column_B = take_best(key_BL, column_BL)
+        hit_BL = column_BL == column_B[:, None]
+        key_BL = jnp.where(hit_BL, NO_KEY, key_BL)
+        if plan.by_logits and slot == 0:
+            free_BL = plan.is_output(column_BL) & ~hit_BL
+            key_BL = jnp.where(free_BL, sort_key(x_BL), NO_KEY)
+        slot_BL = jnp.where(hit_BL, slot, slot_BL)
+        index_BK = _put(index_BK, slot, column_B)
+        score_B = key_value(best_B)
+        if not direct:
+            # a maximum of integers is one instruction a warp; a sum of floats is five
+            bits_BL = lax.bitcast_convert_type(scores_BL, jnp.int32)
+            bits_B = jnp.max(jnp.where(hit_BL, bits_BL, NO_KEY), axis=1)
+            score_B = lax.bitcast_convert_type(bits_B, jnp.float32)
+        weight_BK = _put(weight_BK, slot, score_B)
+    return slot_BL, index_BK, weight_BK
+
+
+def _within_best_groups(plan: RouterPlan, choice_BL, column_BL):
+    """-inf outside the `top_groups` groups whose `group_best` best outputs have the largest sum."""
+    shape = (plan.block, plan.columns // plan.group_columns, plan.group_columns)
+    inside_BGC = iota(shape, 2)
+    left_BGC = jnp.where(plan.is_output(column_BL), choice_BL, -jnp.inf).reshape(shape)
+    total_BG = jnp.max(left_BGC, axis=2)
+    best_BG = total_BG
+    for _ in range(plan.group_best - 1):
+        tied_BGC = jnp.where(left_BGC == best_BG[:, :, None], inside_BGC, plan.group_columns)
+        taken_BGC = inside_BGC == jnp.min(tied_BGC, axis=2)[:, :, None]
+        left_BGC = jnp.where(taken_BGC, -jnp.inf, left_BGC)
+        best_BG = jnp.max(left_BGC, axis=2)
+        total_BG = total_BG + best_BG
+    group_BG = iota(shape[:2], 1)
+    key_BG = jnp.where(group_BG < plan.num_groups, sort_key(total_BG), NO_KEY)
+    allowed_BG = group_BG < 0
+    for _ in range(plan.top_groups):
+        hit_BG = group_BG == take_best(key_BG, group_BG)[1][:, None]
+        allowed_BG = allowed_BG | hit_BG
+        key_BG = jnp.where(hit_BG, NO_KEY, key_BG)
+    choice_BGC = choice_BL.reshape(shape)
+    return jnp.where(allowed_BG[:, :, None], choice_BGC, -jnp.inf).reshape(choice_BL.shape)
+
+
+def _count(plan: RouterPlan, slot_BL):
+    """(place of each choice among the tile's of its queue [B, L]; choices of each queue, Q of [L]).
+
+    With a queue for each slot, several counters share an integer: no counter passes B.
+    """
+    bits = plan.block.bit_length() if plan.slot_queues else 31
+    fields = 31 // bits
+    place_BL = jnp.zeros(slot_BL.shape, jnp.int32)
+    added_QL = []
+    for first in range(0, plan.queues, fields):
+        queues = range(first, min(first + fields, plan.queues))
+        if plan.slot_queues:
+            mine_BL = (slot_BL >= first) & (slot_BL < first + len(queues))
+            shift_BL = jnp.where(mine_BL, (slot_BL - first) * bits, 0)
+        else:
+            mine_BL, shift_BL = slot_BL < plan.top_k, jnp.zeros_like(slot_BL)
+        one_BL = jnp.where(mine_BL, 1 << shift_BL, 0)
+        before_BL = jnp.cumsum(one_BL, axis=0) - one_BL
+        before_BL = (before_BL >> shift_BL) & ((1 << bits) - 1)
+        place_BL = jnp.where(mine_BL, before_BL, place_BL)
+        total_L = jnp.sum(one_BL, axis=0)
+        added_QL += [(total_L >> (bits * i)) & ((1 << bits) - 1) for i in range(len(queues))]
+    return place_BL, added_QL
+
+
+def _put(values_BK, slot: int, value_B):
+    return jnp.where(iota(values_BK.shape, 1) == slot, value_B[:, None], values_BK)
