@@ -10,7 +10,7 @@ from lowering.builder import Builder, logical_dtype
 from lowering.graph import Graph, Known, Tensor, evaluate
 from lowering.ir import Arch, Policy, Program
 from lowering.passes import run_passes
-from lowering.rules import lower_graph
+from lowering.rules import Operand, lower_graph
 from lowering.trace import trace
 
 
@@ -56,7 +56,7 @@ def lower(
 def lower_graph_of(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Lowered:
     """The program of a traced function, every pass run."""
     builder = Builder(policy)
-    env = {
+    env: dict[int, Operand] = {
         id(tensor): builder.input(label, tensor.shape, logical_dtype(tensor.dtype))
         for label, tensor in graph.inputs.items()
     }

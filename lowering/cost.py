@@ -62,7 +62,7 @@ CHIPS: dict[Arch, Chip] = {
     "blackhole": Chip(board="P150", cores=110, clock_ghz=1.35, dram_gb_per_s=448),
 }
 # sequences a second and milliseconds that the project aims for
-TARGETS: dict[Arch, tuple[float, float]] = {"wormhole_b0": (200, 30), "blackhole": (800, 15)}
+TARGETS: tuple[tuple[float, float], ...] = ((200, 30), (800, 15))
 
 MATMULS = ("matmul", "linear")
 # fmt: off
@@ -116,8 +116,7 @@ class Estimate:
     sequences_per_s: float
     sequences_per_s_without_trace: float
     latency_ms: float
-    target_sequences_per_s: float
-    target_latency_ms: float
+    targets: tuple[tuple[float, float], ...]
     ops: tuple[OpCost, ...]
     assumptions: tuple[dict[str, Any], ...]
 
@@ -148,7 +147,6 @@ def estimate(
     transfer = sum(value.num_bytes() for value in outside) / chip.pcie_gb_per_s / 1e3
     device = sum(cost.time_us for cost in costs)
     eager = sum(max(cost.time_us, chip.host_call_us) for cost in costs)
-    rate, latency = TARGETS[arch]
     return Estimate(
         board=chip.board,
         batch=batch,
@@ -162,8 +160,7 @@ def estimate(
         sequences_per_s=batch / max(device, transfer, 1e-9) * 1e6,
         sequences_per_s_without_trace=batch / max(eager + transfer, 1e-9) * 1e6,
         latency_ms=(device + transfer) / 1e3,
-        target_sequences_per_s=rate,
-        target_latency_ms=latency,
+        targets=TARGETS,
         ops=costs,
         assumptions=tuple(chip.assumptions()),
     )

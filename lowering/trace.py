@@ -82,11 +82,9 @@ def _inline(jaxpr, operands: Sequence[Operand], outer: Source) -> Graph:
     env |= dict(zip(inner.invars, operands, strict=True))
 
     def read(atom) -> Operand:
-        return (
-            Known(np.asarray(atom.val, np.dtype(getattr(atom.aval, "dtype"))))
-            if isinstance(atom, core.Literal)
-            else env[atom]
-        )
+        if isinstance(atom, core.Literal):
+            return Known(np.asarray(atom.val, jax.numpy.result_type(atom.aval)))
+        return env[atom]
 
     nodes: list[Node] = []
     for eqn in inner.eqns:

@@ -95,7 +95,8 @@ def _binary(op: Op, operands, values) -> list[np.ndarray]:
         return _results(op, operands)
     attrs = dict(op.attrs)
     if "scalar" in attrs:
-        attrs["scalar"] = float(numerics.round_to(np.float32(attrs["scalar"]), "bfloat16"))
+        scalar = np.asarray(attrs["scalar"], np.float32)
+        attrs["scalar"] = float(numerics.round_to(scalar, "bfloat16"))
     results = _results(op.replace(attrs=attrs), operands)
     away = op.name in ("add", "subtract", "rsub") and op.output.dtype == "bfloat16"
     return [numerics.round_half_away(r) for r in results] if away else results
@@ -106,7 +107,7 @@ def _mean(op: Op, operands, values) -> list[np.ndarray]:
     if values[0].dtype == "float32":
         return _results(op, operands)
     count = np.float32(operands[0].size / np.prod(op.output.shape))
-    factor = numerics.round_to(1 / count, "bfloat16")
+    factor = numerics.round_to(np.asarray(1 / count), "bfloat16")
     return [r * count * factor for r in _results(op, operands)]
 
 

@@ -1,6 +1,7 @@
 """Neighbouring ops that ttnn computes in one program."""
 
 from lowering.ir import Op, Program, Value
+from lowering.ops import is_float
 from lowering.passes.rewrite import Rewrite
 
 LINEAR_ACTIVATIONS = ("relu", "silu")
@@ -21,8 +22,8 @@ def fuse_linear(program: Program) -> Program:
 
 def _fuse_bias(walk: Rewrite, op: Op) -> bool:
     for product, bias in (op.inputs, op.inputs[::-1]) if len(op.inputs) == 2 else ():
-        matmul = walk.producers.get(product)
-        if matmul is None or matmul.name != "matmul" or not walk.used_once(product):
+        matmul = walk.absorbs(op, product)
+        if matmul is None or matmul.name != "matmul":
             continue
         weight, value = walk.new(matmul.inputs[1]), walk.new(bias)
         if len(weight.shape) != 2 or not _is_row(walk, value, op.output.shape[-1]):
@@ -49,7 +50,7 @@ def _fuse_linear_activation(walk: Rewrite, op: Op) -> bool:
     producer = walk.builder.producers.get(walk.new(name).name)
     if producer is None or producer.name != "linear" or "activation" in producer.attrs:
         return False
-    if not walk.used_once(name):
+    if walk.absorbs(op, name) is None:
         return False
     inputs = [walk.builder.values[i] for i in producer.inputs]
     attrs = {**producer.attrs, "activation": op.name}
@@ -68,10 +69,10 @@ def fuse_multiply_add(program: Program) -> Program:
 
 def _fuse_product(walk: Rewrite, op: Op) -> bool:
     for product, addend in (op.inputs, op.inputs[::-1]) if len(op.inputs) == 2 else ():
-        producer = walk.producers.get(product)
+        producer = walk.absorbs(op, product)
         if producer is None or producer.name != "multiply" or len(producer.inputs) != 2:
             continue
-        if walk.used_once(product) and walk.new(addend).dtype == "float32":
+        if walk.new(addend).dtype == "float32":
             walk.replace(op, "addcmul", [walk.new(n) for n in (addend, *producer.inputs)])
             return True
     return False
@@ -89,9 +90,10 @@ def fuse_activations(program: Program) -> Program:
 
 def _fuse_unary(walk: Rewrite, op: Op) -> bool:
     (name,) = op.inputs
-    producer = walk.producers.get(name)
-    fits = producer is not None and producer.name in ("add", "subtract", "multiply")
-    if not fits or not walk.used_once(name) or "activations" in producer.attrs:
+    producer = walk.absorbs(op, name)
+    if producer is None or producer.name not in ("add", "subtract", "multiply"):
+        return False
+    if "activations" in producer.attrs or not is_float(producer.output):
         return False
     inputs = [walk.new(i) for i in producer.inputs]
     walk.replace(op, producer.name, inputs, **{**producer.attrs, "activations": [op.name]})

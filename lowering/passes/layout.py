@@ -1,6 +1,6 @@
 """Tile or row-major: the only place where a program converts between the two."""
 
-from lowering.ir import Op, Program, Value
+from lowering.ir import Layout, Op, Program, Value
 from lowering.ops import OPS
 from lowering.passes.rewrite import Rewrite
 
@@ -18,12 +18,12 @@ def place_layouts(program: Program) -> Program:
     return walk.finish()
 
 
-def _needed(op: Op, index: int) -> str:
+def _needed(op: Op, index: int) -> Layout:
     layouts = OPS[op.name].layouts
     return layouts[index] if index < len(layouts) else "tile"
 
 
-def _in_layout(walk: Rewrite, op: Op, value: Value, layout: str, converted) -> Value:
+def _in_layout(walk: Rewrite, op: Op, value: Value, layout: Layout, converted) -> Value:
     if value.layout == layout:
         return value
     key = (value.name, layout)

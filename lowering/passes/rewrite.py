@@ -54,5 +54,12 @@ class Rewrite:
         """Whether exactly one op reads the old value and it is no result of the program."""
         return len(self.uses.get(name, ())) == 1 and name not in self.old.outputs
 
+    def absorbs(self, op: Op, name: str) -> Op | None:
+        """The old op that made `name`, if only `op` reads it, in the same precision."""
+        producer = self.producers.get(name)
+        if producer is None or not self.used_once(name):
+            return None
+        return producer if producer.source.float32 == op.source.float32 else None
+
     def finish(self) -> Program:
         return self.builder.finish(self.old, [self.new(name).name for name in self.old.outputs])

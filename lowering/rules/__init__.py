@@ -16,12 +16,13 @@ from lowering.rules import (
     sort,
     window,
 )
-from lowering.rules.context import DECLINED, RULES, Context, lower_graph, lowers
+from lowering.rules.context import DECLINED, RULES, Context, Operand, lower_graph, lowers
 
 __all__ = [
     "DECLINED",
     "RULES",
     "Context",
+    "Operand",
     "elementwise",
     "index",
     "lower_graph",

@@ -1,5 +1,7 @@
 """Elementwise arithmetic, comparison, selection and conversion."""
 
+import functools
+
 import numpy as np
 
 from lowering.builder import logical_dtype
@@ -164,14 +166,12 @@ def integer_pow(ctx: Context, x, *, y):
     """Repeated squaring; a negative power is the reciprocal of the positive one."""
     if y == 0:
         return ctx.constant(np.ones(x.shape, x.dtype))
-    power, square, rest = None, x, abs(y)
-    while True:
-        if rest & 1:
-            power = square if power is None else ctx.emit("multiply", power, square)
+    powers, rest = [x], abs(y) >> 1
+    while rest:
+        powers.append(ctx.emit("square", powers[-1]))
         rest >>= 1
-        if not rest:
-            break
-        square = ctx.emit("square", square)
+    needed = [power for bit, power in enumerate(powers) if abs(y) >> bit & 1]
+    power = functools.reduce(lambda a, b: ctx.emit("multiply", a, b), needed)
     return power if y > 0 else ctx.emit("reciprocal", power)
 
 

@@ -4,7 +4,6 @@ ttnn works along the last axis; other axes are brought there.
 """
 
 from lowering.graph import Known
-from lowering.ir import Value
 from lowering.rules.context import Context, Operand, is_floating, lowers, uniform
 from lowering.rules.index import gather_along
 
@@ -38,7 +37,7 @@ def _along_last(ctx: Context, op: str, x: Operand, axis: int, **attrs) -> list[O
     return [ctx.permute(result, inverse) for result in (values, ctx.convert(indices, "int32"))]
 
 
-def _carry(ctx: Context, other: Operand, indices: Value, axis: int) -> Operand:
+def _carry(ctx: Context, other: Operand, indices: Operand, axis: int) -> Operand:
     return indices if _is_positions(other, axis) else gather_along(ctx, other, indices, axis)
 
 

@@ -1,0 +1,142 @@
+"""Shapes and dtypes of the results of each ttnn op. Standard library only."""
+
+import math
+
+from lowering.ir import FLOATS, TILE, DType, Value
+
+Typed = tuple[tuple[int, ...], DType]
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Numpy's broadcast of shapes; ValueError when they do not fit."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    result = []
+    for sizes in zip(*padded, strict=True):
+        size = max(sizes) if 0 not in sizes else 0
+        if any(other not in (1, size) for other in sizes):
+            raise ValueError(f"shapes {shapes} do not broadcast")
+        result.append(size)
+    return tuple(result)
+
+
+def same(values, attrs) -> list[Typed]:
+    return [(values[0].shape, attrs.get("dtype", values[0].dtype))]
+
+
+def elementwise(values, attrs) -> list[Typed]:
+    return [(broadcast(*(value.shape for value in values)), attrs.get("dtype", values[0].dtype))]
+
+
+def quotient(values, attrs) -> list[Typed]:
+    ((shape, dtype),) = elementwise(values, attrs)
+    return [(shape, dtype if dtype in FLOATS else "float32")]
+
+
+def where(values, attrs) -> list[Typed]:
+    branch = values[-1] if len(values) > 1 else values[0]
+    return [(broadcast(*(value.shape for value in values)), branch.dtype)]
+
+
+def matmul(values, attrs) -> list[Typed]:
+    a, b = values[0].shape, values[1].shape
+    a = (*a[:-2], a[-1], a[-2]) if attrs.get("transpose_a") else a
+    b = (*b[:-2], b[-1], b[-2]) if attrs.get("transpose_b") else b
+    if a[-1] != b[-2]:
+        raise ValueError(
+            f"matmul of {values[0]} and {values[1]}: inner sizes {a[-1]} and {b[-2]} differ"
+        )
+    return [((*broadcast(a[:-2], b[:-2]), a[-2], b[-1]), attrs.get("dtype", values[0].dtype))]
+
+
+def _axes(rank: int, dim) -> list[int]:
+    if dim is None:
+        return list(range(rank))
+    return sorted(axis % rank for axis in (dim if isinstance(dim, list | tuple) else [dim]))
+
+
+def _reduced(shape: tuple[int, ...], attrs) -> tuple[int, ...]:
+    axes = _axes(len(shape), attrs["dim"])
+    if attrs.get("keepdim"):
+        return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def reduce(values, attrs) -> list[Typed]:
+    return [(_reduced(values[0].shape, attrs), values[0].dtype)]
+
+
+def argmax(values, attrs) -> list[Typed]:
+    return [(_reduced(values[0].shape, attrs), "uint32")]
+
+
+def _index_dtype(value: Value) -> DType:
+    return "uint32" if value.dtype == "float32" else "uint16"
+
+
+def topk(values, attrs) -> list[Typed]:
+    (x,) = values
+    shape = list(x.shape)
+    shape[attrs["dim"]] = attrs["k"]
+    return [(tuple(shape), x.dtype), (tuple(shape), _index_dtype(x))]
+
+
+def sort(values, attrs) -> list[Typed]:
+    (x,) = values
+    return [(x.shape, x.dtype), (x.shape, _index_dtype(x))]
+
+
+def gather(values, attrs) -> list[Typed]:
+    return [(values[1].shape, values[0].dtype)]
+
+
+def embedding(values, attrs) -> list[Typed]:
+    ids, table = values
+    return [((*ids.shape, table.shape[-1]), table.dtype)]
+
+
+def _unblocked(dtype: DType, whole: bool) -> DType:
+    """Block floats become bfloat16 where an op takes 32x32 tiles apart."""
+    return "bfloat16" if dtype == "bfloat8_b" and not whole else dtype
+
+
+def to_layout(values, attrs) -> list[Typed]:
+    return [(values[0].shape, _unblocked(values[0].dtype, attrs["layout"] == "tile"))]
+
+
+def concat(values, attrs) -> list[Typed]:
+    dim = attrs["dim"] % len(values[0].shape)
+    shape = list(values[0].shape)
+    shape[dim] = sum(value.shape[dim] for value in values)
+    whole = dim < len(shape) - 2 or all(value.shape[dim] % TILE == 0 for value in values)
+    return [(tuple(shape), _unblocked(values[0].dtype, whole))]
+
+
+def slice_(values, attrs) -> list[Typed]:
+    spans = zip(attrs["begins"], attrs["ends"], attrs["steps"], strict=True)
+    shape = tuple(max(0, -(-(end - begin) // step)) for begin, end, step in spans)
+    whole = all(begin % TILE == 0 for begin in attrs["begins"][-2:]) and set(attrs["steps"]) == {1}
+    return [(shape, _unblocked(values[0].dtype, whole))]
+
+
+def pad(values, attrs) -> list[Typed]:
+    sizes = zip(values[0].shape, attrs["padding"], strict=True)
+    return [(tuple(low + size + high for size, (low, high) in sizes), values[0].dtype)]
+
+
+def permute(values, attrs) -> list[Typed]:
+    return [(tuple(values[0].shape[axis] for axis in attrs["dims"]), values[0].dtype)]
+
+
+def reshape(values, attrs) -> list[Typed]:
+    shape = tuple(attrs["shape"])
+    if math.prod(shape) != math.prod(values[0].shape):
+        raise ValueError(f"reshape of {values[0]} to {shape}: element counts differ")
+    return [(shape, values[0].dtype)]
+
+
+def expand(values, attrs) -> list[Typed]:
+    shape = tuple(attrs["shape"])
+    if broadcast(values[0].shape, shape) != shape:
+        raise ValueError(f"expand of {values[0]} to {shape}")
+    return [(shape, values[0].dtype)]
