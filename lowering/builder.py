@@ -132,7 +132,8 @@ class Builder:
 
     @staticmethod
     def _hint(op: str, source: Source) -> str:
-        place = [part for part in source.module.split("/") if part.isidentifier()][1:]
+        parts = (part.rpartition(".")[2] for part in source.module.split("/")[1:])
+        place = [part for part in parts if part.isidentifier()]
         return "_".join([*place, op])
 
     def finish(self, template: Program, outputs: Sequence[str]) -> Program:
