@@ -69,7 +69,10 @@ def lower_source(
 def from_run(run: LoadedRun, batch: int) -> Source:
     """The forecast of a run's best parameters, with its first test windows as the sample."""
     starts = run.task.indices["test"][:batch]
-    cut = {key: np.asarray(array) for key, array in run.task.cut(run.task.arrays, jax.numpy.asarray(starts)).items()}
+    cut = {
+        key: np.asarray(array)
+        for key, array in run.task.cut(run.task.arrays, jax.numpy.asarray(starts)).items()
+    }
     function, names = run.system.forecast_function(run.config)
     return Source(
         name=run.config.recipe,
