@@ -23,7 +23,7 @@ def logits_gradient(
     scores_bar_GSM: jax.Array | None,
 ) -> jax.Array:
     """[G, S, M] in the dtype of the logits; 0 for tokens with a NaN and for clipped logits."""
-    groups, tokens, width = logits_GSM.shape
+    groups, _, width = logits_GSM.shape
     rows = plan.block * plan.span
     wide, narrow = (
         pl.BlockSpec((None, rows, size), lambda g, n: (g, n, 0))

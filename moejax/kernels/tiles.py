@@ -19,7 +19,7 @@ NO_KEY = int(np.iinfo(np.int32).min)
 
 
 class Tile:
-    """B tokens of a program: row `start` of its blocks in `refs`, token `first + start` of a group."""
+    """B tokens: rows from `start` of a program's blocks `refs`, whose row 0 is token `first`."""
 
     def __init__(self, plan: RouterPlan, refs, start, first):
         self.plan = plan
