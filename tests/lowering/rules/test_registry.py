@@ -13,6 +13,9 @@ from tests.lowering.rules.cases.table import CASES, TRACED
 
 # regions without a device rule: their body is lowered operation by operation
 BODY_ONLY = {
+    "moejax.combine_weights": "comparisons and sums, as written",
+    "moejax.experts_dense": "batched products and elementwise operations, as written",
+    "moejax.experts_indexed": "gathers and batched products, as written",
     "moejax.channel_time_linear": "one batched product of the weights: nothing to fuse",
     "moejax.revin_norm": "multiply-adds that the fusing passes find",
     "moejax.stats_router": "a chain of regions that have rules",
