@@ -11,6 +11,7 @@ from lowering.passes.layout import place_layouts
 from lowering.passes.liveness import free_at_last_use
 from lowering.passes.matmul import configure_matmuls
 from lowering.passes.memory import place_in_l1
+from lowering.passes.recognise import recognise
 from lowering.passes.simplify import simplify
 from lowering.passes.sink import sink_reshapes
 from lowering.passes.transpose import fold_transposes
@@ -26,13 +27,14 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     # a reshape moves on until it meets the one that undoes it
     ("sink reshapes", sink_reshapes),
     ("simplify", simplify),
+    # kept axes meet their readers directly, equal ops are one, and none is fused yet
+    ("share", share_common_subexpressions),
+    ("recognise", recognise),
     # needs permutes next to matmuls, so after the cancelling
     ("fold transposes", fold_transposes),
     ("fuse linear", fuse_linear),
     ("fuse multiply-add", fuse_multiply_add),
     ("fuse activations", fuse_activations),
-    # before dtypes: two ops that differ only in precision must not be shared
-    ("share", share_common_subexpressions),
     # from here on values have device dtypes
     ("dtypes", assign_dtypes),
     # typecasts that a dtype pair brought in may repeat

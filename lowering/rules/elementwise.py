@@ -101,6 +101,8 @@ def narrow(operand: Operand) -> Operand:
 def binary(ctx: Context, op: str, a: Operand, b: Operand, **attrs) -> Operand:
     """`op` of two operands that broadcast; a known one that repeats one number is a scalar."""
     left, right = uniform(a), uniform(b)
+    if op == "multiply" and a is b:
+        return ctx.emit("square", a)
     if right is not None and isinstance(a, Value):
         result = _with_scalar(ctx, op, a, right, attrs)
     elif left is not None and isinstance(b, Value) and op in MIRRORED:
