@@ -12,6 +12,27 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MOEJAX_SHARED", ROOT.parent / "shared"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=("auto", "required"),
+        default="auto",
+        help="required: tests marked `device` fail, not skip, without a card or simulator",
+    )
+
+
+def pytest_runtest_setup(item):
+    """Tests marked `device` run where there is a Tenstorrent card or the simulator."""
+    if not list(item.iter_markers("device")):
+        return
+    if os.environ.get("TT_METAL_SIMULATOR") or Path("/dev/tenstorrent").exists():
+        return
+    missing = "needs a Tenstorrent card or the simulator (TT_METAL_SIMULATOR)"
+    if item.config.getoption("--device") == "required":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of recorded references and data sets; skips where it is absent."""
