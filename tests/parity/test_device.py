@@ -7,6 +7,7 @@ import lowering
 from lowering import parity
 from lowering.runtime.devices import device_kind
 
+
 @pytest.mark.device
 @pytest.mark.slow
 @pytest.mark.timeout(900)
