@@ -1,7 +1,7 @@
 """Experts on rows sorted by expert, without capacity: loops over blocks of rows, made for CPUs.
 
 Rows of one expert are next to each other. Each expert that has any runs on full blocks of falling
-sizes, then on the smallest for the rest. The last one may reach into the rows of the next expert,
+sizes, then on a small one for the rest. The last one may reach into the rows of the next expert,
 which then overwrites them, so no row is padding. Weights of idle experts are not read. The
 gradient is written by hand: it walks the same blocks and sums the gradients of an expert's weights
 in one place, within sight of the cache. Letters as in assignment.py, and N rows, B rows of a block.
@@ -23,38 +23,59 @@ from moejax.moe.experts import (
     pre_activations,
     project,
 )
+from moejax.moe.stream import can_stream, stream_mlp
 
-LARGE_BLOCKS = (512, 64)
-SMALL_BLOCKS = (32, 8, 1)
+# (rows of a block, rows that must be left to use it): many rows go in blocks that fill the cache,
+# a few in one block that covers them.
+Sizes = tuple[tuple[int, int], ...]
+LARGE_BLOCKS: Sizes = ((512, 512), (64, 1))
+SMALL_BLOCKS: Sizes = ((16, 9), (8, 5), (4, 3), (2, 2), (1, 1))
+LARGEST_STREAM = 8
 ENOUGH_ROWS = 64
 
 
-def block_sizes(num_rows: int, num_experts: int) -> tuple[int, ...]:
-    """Falling sizes of blocks for this many rows; the smallest is also the spare rows needed."""
-    sizes = LARGE_BLOCKS if num_rows >= ENOUGH_ROWS * num_experts else SMALL_BLOCKS
-    return tuple(size for size in sizes if size <= num_rows) or sizes[-1:]
+def block_sizes(num_rows: int, num_experts: int) -> Sizes:
+    """Falling sizes of blocks for this many rows."""
+    return LARGE_BLOCKS if num_rows >= ENOUGH_ROWS * num_experts else SMALL_BLOCKS
+
+
+def spare_rows(sizes: Sizes) -> int:
+    """Rows that the blocks may need behind those of the last expert."""
+    return max(size for size, _ in sizes)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def sorted_experts(
-    x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: tuple[int, ...]
-) -> jax.Array:
+def sorted_experts(x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: Sizes) -> jax.Array:
     """Each expert's MLP on its own rows: [N, D] -> float32 [N, D].
 
-    The first count[0] rows are expert 0's and so on; at least sizes[-1] rows follow the last of
-    them. What the result holds there is not defined. Reverse-mode gradients only.
+    The first count[0] rows are expert 0's and so on; `spare_rows(sizes)` rows or more follow
+    the last of them. What the result holds there is not defined. Reverse-mode gradients only.
     """
 
-    def block(start, size, y_ND, expert):
-        return _write(y_ND, start, expert_mlp(_read(x_ND, start, size), expert))
+    streams = sizes == SMALL_BLOCKS and can_stream(params)
 
-    def visit(expert, _, start, end, y_ND):
-        return _blocks(sizes, start, end, partial(block, expert=expert), y_ND)
+    def owner(row):
+        return jnp.sum(jnp.cumsum(count_E) <= row)
 
-    return _walk(count_E, params, visit, jnp.zeros(x_ND.shape, jnp.float32))
+    def visit(index, start, end, y_ND):
+        weights = {} if streams else _expert(params, index)
+
+        def block(start, size, y_ND):
+            x_BD = _read(x_ND, start, size)
+            if streams and size <= LARGEST_STREAM:
+                return _write(y_ND, start, stream_mlp(x_BD, params, index))
+            if streams:
+                # most experts never come here: by a number that changes with the block, so that
+                # the compiler doesn't copy the weights of all of them ahead of the loop
+                return _write(y_ND, start, expert_mlp(x_BD, _expert(params, owner(start))))
+            return _write(y_ND, start, expert_mlp(x_BD, weights))
+
+        return _blocks(sizes, start, end, block, y_ND)
+
+    return _walk(count_E, visit, jnp.zeros(x_ND.shape, jnp.float32))
 
 
-def _forward(x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: tuple[int, ...]):
+def _forward(x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: Sizes):
     """The same, keeping what every row has before its activation."""
     pre = jax.eval_shape(pre_activations, x_ND, jax.tree.map(lambda leaf: leaf[0], params))
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, x_ND.dtype), pre)
@@ -69,14 +90,15 @@ def _forward(x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: tuple[i
             (project(hidden, expert, "down"), pre),
         )
 
-    def visit(expert, _, start, end, carry):
-        return _blocks(sizes, start, end, partial(block, expert=expert), carry)
+    def visit(index, start, end, carry):
+        body = partial(block, expert=_expert(params, index))
+        return _blocks(sizes, start, end, body, carry)
 
-    y_ND, pre = _walk(count_E, params, visit, (jnp.zeros(x_ND.shape, jnp.float32), empty))
+    y_ND, pre = _walk(count_E, visit, (jnp.zeros(x_ND.shape, jnp.float32), empty))
     return y_ND, (x_ND, count_E, params, pre)
 
 
-def _backward(sizes: tuple[int, ...], saved: Any, grad_ND: jax.Array):
+def _backward(sizes: Sizes, saved: Any, grad_ND: jax.Array):
     x_ND, count_E, params, pre = saved
 
     def block(start, size, carry, expert, end):
@@ -88,8 +110,9 @@ def _backward(sizes: tuple[int, ...], saved: Any, grad_ND: jax.Array):
         total = jax.tree.map(lambda sum_, grad: sum_ + grad.astype(sum_.dtype), total, grads)
         return _write(grad_x_ND, start, grad_x_BD), total
 
-    def visit(expert, index, start, end, carry):
+    def visit(index, start, end, carry):
         grad_x_ND, grads = carry
+        expert = _expert(params, index)
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), expert)
         body = partial(block, expert=expert, end=end)
         grad_x_ND, total = _blocks(sizes, start, end, body, (grad_x_ND, zero))
@@ -98,7 +121,7 @@ def _backward(sizes: tuple[int, ...], saved: Any, grad_ND: jax.Array):
         return grad_x_ND, grads
 
     start = jnp.zeros_like(x_ND), jax.tree.map(jnp.zeros_like, params)
-    grad_x_ND, grads = _walk(count_E, params, visit, start)
+    grad_x_ND, grads = _walk(count_E, visit, start)
     return grad_x_ND, None, grads
 
 
@@ -119,31 +142,31 @@ def _block_gradient(x_BD: jax.Array, pre: Any, expert: Params, grad_BD: jax.Arra
     return grad_x_BD, grad_inputs | grad_output
 
 
-def _walk(count_E: jax.Array, params: Params, visit: Callable[..., Any], carry: Any) -> Any:
-    """visit(weights, index, start, end, carry) for every expert with rows, in order."""
+def _walk(count_E: jax.Array, visit: Callable[..., Any], carry: Any) -> Any:
+    """visit(index, start, end, carry) for every expert with rows, in order."""
     end_E = jnp.cumsum(count_E)
     busy_E = jnp.argsort(count_E == 0, stable=True)
 
     def step(i, carry):
         index = busy_E[i]
-        expert = jax.tree.map(
-            lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), params
-        )
-        return visit(expert, index, end_E[index] - count_E[index], end_E[index], carry)
+        return visit(index, end_E[index] - count_E[index], end_E[index], carry)
 
     return lax.fori_loop(0, jnp.sum(count_E > 0), step, carry)
 
 
-def _blocks(sizes: tuple[int, ...], start, end, block: Callable[..., Any], carry: Any) -> Any:
+def _blocks(sizes: Sizes, start, end, block: Callable[..., Any], carry: Any) -> Any:
     """block(start, size, carry) on the rows from start to end; only the last may reach beyond."""
-    for size in sizes:
-        needed = 1 if size == sizes[-1] else size
+    for size, needed in sizes:
         start, carry = lax.while_loop(
             lambda state, needed=needed: end - state[0] >= needed,
             lambda state, size=size: (state[0] + size, block(state[0], size, state[1])),
             (start, carry),
         )
     return carry
+
+
+def _expert(params: Params, index) -> Params:
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), params)
 
 
 def _read(buffer: jax.Array, start, size: int) -> jax.Array:

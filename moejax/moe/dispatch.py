@@ -23,7 +23,7 @@ from jax import lax
 
 from moejax.checks import require_choice
 from moejax.moe.assignment import Routing
-from moejax.moe.blocks import block_sizes, sorted_experts
+from moejax.moe.blocks import block_sizes, sorted_experts, spare_rows
 from moejax.moe.capacity import queue_order, queue_positions
 from moejax.moe.experts import (
     Params,
@@ -98,7 +98,7 @@ def gather(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
 def blockpad(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     """Rows sorted by expert, in blocks."""
     sizes = block_sizes(routing.index.size, routing.num_experts)
-    slots, count_E = sorted_slots(routing, spare=sizes[-1])
+    slots, count_E = sorted_slots(routing, spare=spare_rows(sizes))
     y_ND = sorted_experts(spread(x_TD, slots), count_E, params, sizes)
     return collect(y_ND, routing.kept_weight, slots)
 
