@@ -3,6 +3,7 @@
 The text stands on its own: it needs ttnn, numpy and safetensors, and the weights beside it.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable
 
@@ -41,6 +42,13 @@ def rows_per_core(size, **sizes):
         compute_with_storage_grid_size=size, fused_activation=None, **sizes
     )
 
+
+def chunks(size, **sizes):
+    """Attention in chunks of queries and of keys, with the exact exponential."""
+    return ttnn.SDPAProgramConfig(
+        compute_with_storage_grid_size=size, exp_approx_mode=False, **sizes
+    )
+
 '''
 TAIL = '''
 
@@ -57,6 +65,7 @@ def read(path):
 
 def upload(device, array, dtype, layout, memory_config):
     """A numpy array as a device tensor."""
+    array = array.astype(np.uint32) if dtype == ttnn.uint32 else array
     tensor = ttnn.Tensor(np.ascontiguousarray(array), dtype)
     tensor = tensor if dtype == ttnn.bfloat8_b else tensor.to(layout)
     return ttnn.to_device(tensor, device, memory_config=memory_config)
@@ -175,6 +184,8 @@ def _token(token: Token, weights: set[str]) -> str:
             return _reference(name, weights)
         case calls.Tensors(names):
             return f"[{', '.join(_reference(name, weights) for name in names)}]"
+        case calls.Constant(float(value)) if not math.isfinite(value):
+            return f'float("{value}")'
         case calls.Constant(value):
             return repr(value)
         case calls.DTypeName(name):
@@ -191,6 +202,9 @@ def _token(token: Token, weights: set[str]) -> str:
         case calls.ProgramConfig(fields):
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
             return f"rows_per_core(size, {sizes})"
+        case calls.AttentionConfig(fields):
+            sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
+            return f"chunks(size, {sizes})"
         case calls.MemoryName(name):
             return _memory(name)
         case _:

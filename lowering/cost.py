@@ -65,6 +65,7 @@ CHIPS: dict[Arch, Chip] = {
 TARGETS: tuple[tuple[float, float], ...] = ((200, 30), (800, 15))
 
 MATMULS = ("matmul", "linear")
+ATTENTION = "scaled_dot_product_attention"
 # fmt: off
 MOVES = (
     "concat", "slice", "pad", "permute", "reshape", "expand", "typecast", "to_layout",
@@ -213,6 +214,8 @@ def flops(op: Op, operands: Sequence[Value]) -> int:
     if op.name in MATMULS:
         total = 2 * math.prod(op.outputs[0].shape) * _inner(op, operands)
         return total + (math.prod(op.outputs[0].shape) if len(operands) > 2 else 0)
+    if op.name == ATTENTION:
+        return 4 * math.prod(op.outputs[0].shape) * operands[1].shape[2]
     if op.name in MOVES:
         return 0
     largest = max((math.prod(v.shape) for v in (*operands, op.outputs[0])), default=0)
@@ -239,6 +242,12 @@ def _cycles(op: Op, operands: Sequence[Value], chip: Chip) -> float:
     if op.name in MATMULS:
         inner = -(-_inner(op, operands) // TILE) * TILE
         return 2 * out * inner / chip.matmul_flops_per_cycle
+    if op.name == ATTENTION:
+        keys = operands[1].padded_shape()[2]
+        scores = out // op.outputs[0].padded_shape()[3] * keys
+        return 4 * out * keys / chip.matmul_flops_per_cycle + (
+            scores * STEPS["softmax"] / chip.vector_lanes
+        )
     if op.name in MOVES:
         return 0.0
     largest = max((math.prod(v.padded_shape()) for v in operands), default=0)

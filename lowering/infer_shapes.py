@@ -49,6 +49,17 @@ def matmul(values, attrs) -> list[Typed]:
     return [((*broadcast(a[:-2], b[:-2]), a[-2], b[-1]), attrs.get("dtype", values[0].dtype))]
 
 
+def attention(values, attrs) -> list[Typed]:
+    """Queries [B, N, S, H]; keys and values [B, M, T, H]; a mask [B or 1, N or 1, S, T]."""
+    (q, k, v), mask = values[:3], values[3:]
+    (batch, heads, steps, width), (_, groups, keys, _) = q.shape, k.shape
+    if k.shape != v.shape or k.shape != (batch, groups, keys, width) or heads % groups:
+        raise ValueError(f"attention of {q}, {k} and {v}: shapes do not fit")
+    if mask and broadcast(mask[0].shape, (batch, heads, steps, keys))[2:] != mask[0].shape[2:]:
+        raise ValueError(f"attention of {q} and {k} with the mask {mask[0]}: shapes do not fit")
+    return [(q.shape, q.dtype)]
+
+
 def _axes(rank: int, dim) -> list[int]:
     if dim is None:
         return list(range(rank))

@@ -23,7 +23,8 @@ class OpSpec:
     `positional`: attrs passed by position after the tensors; every other attr is a keyword.
     `keywords`: tensor inputs from that index on are passed under these names. `compute`: takes a
     compute_kernel_config. `memory`: takes a memory_config. `layouts`: layout that each tensor input
-    must have (default all tile); `result`: layout of the results.
+    must have (default all tile); `result`: layout of the results. `in_dram`: indices of inputs that
+    must not lie in L1.
     """
 
     infer: Infer
@@ -35,6 +36,7 @@ class OpSpec:
     memory: bool = True
     layouts: tuple[Layout, ...] = ()
     result: Layout = "tile"
+    in_dram: tuple[int, ...] = ()
     arity: tuple[int, int] = (1, 1)
 
     def attrs(self) -> frozenset[str]:
@@ -104,6 +106,14 @@ OPS: dict[str, OpSpec] = {
     ),
     "layer_norm": OpSpec(
         shape.same, optional=("epsilon",), keywords=("weight", "bias"), compute=True, arity=(1, 3)
+    ),
+    "scaled_dot_product_attention": OpSpec(
+        shape.attention,
+        optional=("is_causal", "scale", "program_config"),
+        keywords=("attn_mask",),
+        compute=True,
+        in_dram=(3,),
+        arity=(3, 4),
     ),
     "argmax": OpSpec(shape.argmax, optional=("dim", "keepdim"), result="row_major"),
     "cumsum": OpSpec(shape.same, positional=("dim",), optional=("reverse_order",)),

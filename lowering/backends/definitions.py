@@ -130,13 +130,34 @@ def _gather(x, index, *, dim):
 def _rms_norm(x, weight=None, *, epsilon):
     power = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float64)
     y = x / np.sqrt(power + epsilon)
-    return y if weight is None else y * weight
+    return y if weight is None else y * weight.reshape(-1)
 
 
 def _layer_norm(x, weight=None, bias=None, *, epsilon):
     centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
     y = _rms_norm(centred, weight, epsilon=epsilon)
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.reshape(-1)
+
+
+def attention_weights(q, k, attn_mask=None, *, is_causal=False, scale, **_):
+    """[B, N, S, T] of queries [B, N, S, H] and keys; query head n reads key head n // (N / M)."""
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
+    scores = np.matmul(q, np.swapaxes(k, -1, -2)) * np.float32(scale)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    if is_causal:
+        keep = np.tri(*scores.shape[-2:], dtype=bool)
+        scores = np.where(keep, scores, np.float32(-np.inf))
+    return _softmax(scores, dim=-1).astype(np.float32)
+
+
+def weighted_values(weights: Array, v: Array) -> Array:
+    """[B, N, S, T] weights of values [B, M, T, H]."""
+    return np.matmul(weights, np.repeat(v, weights.shape[1] // v.shape[1], axis=1))
+
+
+def _attention(q, k, v, attn_mask=None, **attrs):
+    return weighted_values(attention_weights(q, k, attn_mask, **attrs), v)
 
 
 def _cumulative(function: Callable[..., Array]):
@@ -213,6 +234,7 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
+    "scaled_dot_product_attention": _attention,
     "topk": _topk,
     "sort": _sort,
     "gather": _gather,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lowering.backends import numerics
-from lowering.backends.definitions import REFERENCE
+from lowering.backends.definitions import REFERENCE, attention_weights, weighted_values
 from lowering.ir import FLOATS, Op, Program, Value
 
 Mode = Literal["exact", "device"]
@@ -119,6 +119,13 @@ def _reduced_precision(op: Op, operands, values) -> list[np.ndarray]:
     return [numerics.truncate_mantissa(r, 10) for r in _results(op, cut)]
 
 
+def _attention(op: Op, operands, values) -> list[np.ndarray]:
+    """The weights of the values are bfloat16, sums float32."""
+    q, k, v, *mask = operands
+    weights = attention_weights(q, k, *mask, **op.attrs)
+    return [_typed(weighted_values(numerics.round_to(weights, "bfloat16"), v), op.output)]
+
+
 _EMULATIONS = {
     "matmul": _product,
     "linear": _product,
@@ -128,6 +135,7 @@ _EMULATIONS = {
     "multiply": _binary,
     "divide": _binary,
     "mean": _mean,
+    "scaled_dot_product_attention": _attention,
     "softmax": _reduced_precision,
     "rms_norm": _reduced_precision,
     "layer_norm": _reduced_precision,

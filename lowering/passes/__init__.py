@@ -7,6 +7,7 @@ from lowering.passes.broadcast import keep_broadcasts_lazy
 from lowering.passes.cse import share_common_subexpressions
 from lowering.passes.dtypes import assign_dtypes
 from lowering.passes.fuse import fuse_activations, fuse_linear, fuse_multiply_add
+from lowering.passes.inputs import adapt_inputs
 from lowering.passes.layout import place_layouts
 from lowering.passes.liveness import free_at_last_use
 from lowering.passes.matmul import configure_matmuls
@@ -41,6 +42,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("share", share_common_subexpressions),
     # the only place that converts between tile and row-major
     ("layout", place_layouts),
+    # all conversions are there
+    ("inputs", adapt_inputs),
     # sizes are final: dtype and layout decide the bytes
     ("memory", place_in_l1),
     # the number of cores is the chip's

@@ -9,7 +9,7 @@ BINARY_ACTIVATIONS = ("relu", "silu", "sqrt", "rsqrt", "exp", "tanh", "sigmoid",
 
 
 def fuse_linear(program: Program) -> Program:
-    """add(matmul(x, W), b) -> linear(x, W, bias=b); a following relu or silu joins in."""
+    """add(matmul(x, W), b) -> linear(x, W, bias=b); relu or silu after either joins in."""
     walk = Rewrite(program)
     for op in program.ops:
         if op.name == "add" and _fuse_bias(walk, op):
@@ -48,12 +48,14 @@ def _is_row(walk: Rewrite, value: Value, size: int) -> bool:
 def _fuse_linear_activation(walk: Rewrite, op: Op) -> bool:
     (name,) = op.inputs
     producer = walk.builder.producers.get(walk.new(name).name)
-    if producer is None or producer.name != "linear" or "activation" in producer.attrs:
+    if producer is None or producer.name not in ("matmul", "linear"):
+        return False
+    inputs = [walk.builder.values[i] for i in producer.inputs]
+    if "activation" in producer.attrs or len(inputs[1].shape) != 2:
         return False
     if walk.absorbs(op, name) is None:
         return False
-    inputs = [walk.builder.values[i] for i in producer.inputs]
-    attrs = {**producer.attrs, "activation": op.name}
+    attrs = {**producer.attrs, "activation": op.name, "core_grid": "full"}
     walk.replace(op, "linear", inputs, **attrs)
     return True
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from lowering.ir import Arch, Op, Program, Value
+from lowering.ops import OPS
 
 # Bytes of L1 a core that interleaved tensors may take together; the rest is left for the circular
 # buffers of the running program. Free L1 of a core: 1,393,312 (Wormhole), 1,461,120 (Blackhole).
@@ -13,13 +14,16 @@ CORES = {"wormhole_b0": 64, "blackhole": 110}
 def place_in_l1(program: Program) -> Program:
     """Everything in L1 when weights and the live values fit together, else everything in DRAM.
 
-    Results stay in DRAM: the host reads them there.
+    Results stay in DRAM, where the host reads them, and so does what an op only takes from there.
     """
     if peak_bytes_per_core(program) > BUDGET[program.arch]:
         return program
     values, results = program.values(), set(program.outputs)
+    in_dram = _needed_in_dram(program, values)
 
     def place(value: Value) -> Value:
+        if value.name in in_dram:
+            return value
         return Value(value.name, value.shape, value.dtype, value.layout, "l1")
 
     def place_results(op: Op) -> Op:
@@ -34,6 +38,18 @@ def place_in_l1(program: Program) -> Program:
         weights=tuple(map(place, program.weights)),
         ops=tuple(map(place_results, program.ops)),
     )
+
+
+def _needed_in_dram(program: Program, values: Mapping[str, Value]) -> set[str]:
+    """Operands that an op takes from DRAM alone, and what they are written in the place of."""
+    needed: set[str] = set()
+    for op in reversed(program.ops):
+        needed |= {op.inputs[i] for i in OPS[op.name].in_dram if i < len(op.inputs)}
+        if any(value.name in needed for value in op.outputs):
+            # one memory config holds for all results of an op
+            needed |= {value.name for value in op.outputs}
+            needed |= {op.inputs[0]} if _writes_in_place(op, values) else set()
+    return needed
 
 
 def _writes_in_place(op: Op, values: Mapping[str, Value]) -> bool:

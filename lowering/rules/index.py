@@ -91,8 +91,9 @@ def _rows(ctx: Context, x, indices, axis: int, mode) -> Operand:
     shape[axis] = count
     precise = ctx.policy == "float32" or ctx.source.float32 or x.dtype != "float32"
     if len(x.shape) == 2 and axis == 0 and not precise:
-        flat = ctx.convert(ctx.reshape(indices, (1, count)), "uint32")
-        rows = ctx.emit("embedding", flat, x, layout="tile")
+        # ttnn looks at the first and the last axis of the indices only
+        flat = indices if len(indices.shape) == 2 else ctx.reshape(indices, (1, count))
+        rows = ctx.emit("embedding", ctx.convert(flat, "uint32"), x, layout="tile")
         return ctx.reshape(rows, (count, x.shape[1]))
     index = ctx.convert(ctx.reshape(indices, shape), "uint32")
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])

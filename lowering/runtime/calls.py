@@ -11,7 +11,9 @@ from lowering.ir import Op, Value
 from lowering.ops import OPS
 
 # ops whose function in ttnn has another name
-FUNCTIONS: dict[str, str] = {}
+FUNCTIONS: dict[str, str] = {
+    "scaled_dot_product_attention": "transformer.scaled_dot_product_attention",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,13 @@ class ProgramConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """Attention in chunks of queries and of keys, with the exact exponential."""
+
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class PreciseConfig:
     """The compute config of full precision: HiFi4, float32 accumulation, no approximations."""
 
@@ -90,6 +99,7 @@ Token = (
     | FullGrid
     | PreciseConfig
     | ProgramConfig
+    | AttentionConfig
     | MemoryName
 )
 
@@ -150,7 +160,7 @@ def _attr(key: str, value: Any) -> Token:
     if key == "core_grid":
         return FullGrid()
     if key == "program_config":
-        return ProgramConfig(value)
+        return AttentionConfig(value) if "q_chunk_size" in value else ProgramConfig(value)
     if key == "activations":
         return Activations(tuple(value))
     return Constant(list(value) if isinstance(value, tuple) else value)

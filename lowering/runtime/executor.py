@@ -1,5 +1,6 @@
 """Runs a Program op by op on a ttnn device."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ class Caller:
 
     def perform(self, call: Call, values: Mapping[str, Any]) -> list[Any]:
         """The result tensors of one call on tensors by name."""
-        function = getattr(self._ttnn, call.function)
+        function = operator.attrgetter(call.function)(self._ttnn)
         positional = [self._evaluate(token, values) for token in call.positional]
         keywords = {key: self._evaluate(token, values) for key, token in call.keywords.items()}
         result = function(*positional, **keywords)
@@ -111,6 +112,10 @@ class Caller:
             case calls.ProgramConfig(fields):
                 return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
                     compute_with_storage_grid_size=self._size, fused_activation=None, **fields
+                )
+            case calls.AttentionConfig(fields):
+                return ttnn.SDPAProgramConfig(
+                    compute_with_storage_grid_size=self._size, exp_approx_mode=False, **fields
                 )
             case calls.MemoryName(name):
                 return memory(ttnn, name)

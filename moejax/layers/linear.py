@@ -1,17 +1,20 @@
 """Linear maps over features, over time, and over time with weights for each channel."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moejax.layers.gelu import gelu
 from moejax.layers.init import uniform_fan_in
 from moejax.regions import region
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": functools.partial(gelu, form="exact"),
+    "gelu_tanh": functools.partial(gelu, form="tanh"),
     "tanh": jnp.tanh,
 }
 

@@ -125,6 +125,14 @@ def embedding():
     return single("embedding", (ids, table), {"layout": "tile"})
 
 
+def attention(mask):
+    heads = [Value(name, (2, n, 50, 32), "bfloat16") for name, n in (("q", 4), ("k", 2), ("v", 2))]
+    chunks = {"q_chunk_size": 32, "k_chunk_size": 64}
+    attrs = {"scale": 0.5, "program_config": chunks, "is_causal": not mask}
+    masks = [Value("mask", (1, 1, 50, 50), "bfloat16")] if mask else []
+    return single("scaled_dot_product_attention", (*heads, *masks), attrs)
+
+
 def complaints(reports):
     return [f"{report.program}: {error}" for report in reports for error in report.errors]
 
@@ -133,7 +141,8 @@ def complaints(reports):
 def test_table_agrees_with_ttnn(arch):
     programs = [program_of(*case, dtype) for case in CASES for dtype in ("float32", "bfloat16")]
     programs += [program_of(*case, "int32") for case in INTEGER_CASES]
-    programs += [program_of(*case, "bfloat8_b") for case in BLOCKS] + [embedding()]
+    programs += [program_of(*case, "bfloat8_b") for case in BLOCKS]
+    programs += [embedding(), attention(mask=False), attention(mask=True)]
     reports = check_many(programs, arch)
     assert complaints(reports) == []
     assert {report.arch for report in reports} == {arch}

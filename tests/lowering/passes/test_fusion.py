@@ -27,6 +27,14 @@ class TestLinear:
         assert names(after) == ["linear"]
         assert after.ops[0].attrs["activation"] == activation
 
+    def test_an_activation_joins_a_product_without_bias(self):
+        p = Tiny()
+        y = p.op("silu", p.op("matmul", p.input(2, 3, 5), p.weight(5, 6)))
+        after = unchanged(fuse_linear, p.done(y))
+        assert [(op.name, op.attrs["activation"]) for op in after.ops] == [("linear", "silu")]
+        batched = p.op("silu", p.op("matmul", p.input(2, 3, 5), p.weight(2, 5, 6)))
+        assert names(unchanged(fuse_linear, p.done(batched))) == ["matmul", "silu"]
+
     def test_stays_apart_when_the_product_is_read_twice(self):
         p = Tiny()
         product = p.op("matmul", p.input(3, 5), p.weight(5, 6))

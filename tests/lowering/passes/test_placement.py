@@ -9,6 +9,7 @@ from lowering.backends.reference import run
 from lowering.ir import Program
 from lowering.passes import PASSES, run_passes
 from lowering.passes.dtypes import assign_dtypes
+from lowering.passes.inputs import adapt_inputs
 from lowering.passes.layout import place_layouts
 from lowering.passes.liveness import free_at_last_use
 from lowering.passes.matmul import configure_matmuls
@@ -110,6 +111,28 @@ class TestLayout:
         assert [v.layout for v in after.weights] == ["row_major"]
 
 
+class TestInputs:
+    def test_indices_arrive_unsigned_and_in_rows(self):
+        p = Tiny("bfloat16")
+        ids = p.op("typecast", p.input(2, 4, dtype="int32"), dtype="uint32")
+        program = place_layouts(p.done(p.op("embedding", ids, p.weight(11, 8), layout="tile")))
+        after = unchanged(adapt_inputs, program)
+        assert names(after) == ["embedding"]
+        assert (after.inputs[0].dtype, after.inputs[0].layout) == ("uint32", "row_major")
+
+    def test_what_others_read_arrives_as_it_is(self):
+        p = Tiny()
+        x = p.input(2, 4, dtype="int32")
+        casts = [p.op("typecast", x, dtype="uint32"), p.op("add", x, scalar=1)]
+        program = p.done(*casts)
+        assert adapt_inputs(program) == program
+
+    def test_floats_are_converted_on_the_device(self):
+        p = Tiny()
+        program = p.done(p.op("typecast", p.input(2, 4, dtype="int32"), dtype="float32"))
+        assert adapt_inputs(program) == program
+
+
 class TestMemory:
     def test_a_small_program_lies_in_l1_but_for_its_results(self):
         p = Tiny()
@@ -131,6 +154,15 @@ class TestMemory:
         program = p.done(values, p.op("typecast", ids, dtype="int32"))
         after = place_in_l1(program)
         assert {value.memory for value in after.ops[0].outputs} == {"dram"}
+
+    def test_a_mask_of_attention_lies_in_dram(self):
+        p = Tiny("bfloat16")
+        q, mask = p.input(1, 2, 32, 32), p.op("exp", p.input(1, 1, 32, 30))
+        mask = p.op("pad", mask, padding=((0, 0), (0, 0), (0, 0), (0, 2)), value=-1e9)
+        y = p.op("scaled_dot_product_attention", q, q, q, mask, is_causal=False, scale=1.0)
+        after = place_in_l1(p.done(p.op("exp", y)))
+        places = {op.name: op.output.memory for op in after.ops[:-1]}
+        assert places == {"exp": "dram", "pad": "dram", "scaled_dot_product_attention": "l1"}
 
     def test_padding_inside_the_tiles_stays_where_it_is(self):
         p = Tiny()

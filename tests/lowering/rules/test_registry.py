@@ -13,14 +13,13 @@ from tests.lowering.rules.cases.table import CASES, TRACED
 
 # regions without a device rule: their body is lowered operation by operation
 BODY_ONLY = {
-    "moejax.combine_weights": "comparisons and sums, as written",
-    "moejax.experts_dense": "batched products and elementwise operations, as written",
     "moejax.experts_indexed": "gathers and batched products, as written",
     "moejax.channel_time_linear": "one batched product of the weights: nothing to fuse",
+    "moejax.embedding": "the gather rule knows it",
+    "moejax.swiglu": "four programs by the passes that fuse silu into a product",
     "moejax.revin_norm": "multiply-adds that the fusing passes find",
     "moejax.stats_router": "a chain of regions that have rules",
     "moejax.time_router": "a chain of regions that have rules",
-    "moejax.top_k_router": "topk and elementwise operations, as written",
     "moejax.top_k_mask": "topk and comparisons, as written",
     "moejax.top_k_softmax": "a chain of regions that have rules",
 }

@@ -6,10 +6,12 @@ from tests.lowering.rules.cases import (
     functions,
     index,
     matmul,
+    moe,
     reduce,
     regions,
     shape,
     sort,
+    transformer,
     window,
 )
 
@@ -19,10 +21,12 @@ FAMILIES = (
     functions,
     index,
     matmul,
+    moe,
     reduce,
     regions,
     shape,
     sort,
+    transformer,
     window,
 )
 CASES = [case for family in FAMILIES for case in family.CASES]

@@ -1,0 +1,52 @@
+"""Scaled dot-product attention with grouped key heads.
+
+N is the number of query heads, M that of key heads (M divides N), S the queries, T the keys, H the
+width of a head. Query head n reads key head n // (N / M).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moejax.regions import region
+
+# A score that takes no part. Finite, so that a row without any key is uniform and not NaN.
+EXCLUDED = -1e9
+
+
+@region("moejax.attention")
+def attention(
+    q_BNSH: jax.Array,
+    k_BMTH: jax.Array,
+    v_BMTH: jax.Array,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    scale: float,
+    causal: bool = False,
+) -> jax.Array:
+    """softmax(scale * q k^T + bias) v: [B, N, S, H], [B, M, T, H] twice -> [B, N, S, H].
+
+    mask (bool, False: no attention) and bias are [B or 1, N or 1, S or 1, T]. With `causal`, query
+    i sees the keys up to i + T - S. Scores and softmax are float32.
+    """
+    batch, heads, steps, width = q_BNSH.shape
+    groups, keys = k_BMTH.shape[1:3]
+    if heads % groups:
+        raise ValueError(f"{heads} query heads cannot share {groups} key heads evenly")
+    q_BMRH = q_BNSH.reshape(batch, groups, heads // groups * steps, width)
+    scores = jnp.einsum("bmrh,bmth->bmrt", q_BMRH, k_BMTH, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, steps, keys) * scale
+    if bias is not None:
+        scores = scores + jnp.broadcast_to(bias, scores.shape)
+    if causal:
+        scores = jnp.where(causal_mask(steps, keys), scores, EXCLUDED)
+    if mask is not None:
+        scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, EXCLUDED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMTH.dtype)
+    weights_BMRT = weights.reshape(batch, groups, heads // groups * steps, keys)
+    return jnp.einsum("bmrt,bmth->bmrh", weights_BMRT, v_BMTH).reshape(q_BNSH.shape)
+
+
+def causal_mask(steps: int, keys: int) -> jax.Array:
+    """bool [1, 1, S, T]: whether query i sees key j, j <= i + T - S."""
+    return jnp.tril(jnp.ones((steps, keys), bool), keys - steps)[None, None]

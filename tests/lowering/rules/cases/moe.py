@@ -1,0 +1,77 @@
+"""The regions of the MoE layer: router, matrix of weights, experts."""
+
+import jax.numpy as jnp
+
+from moejax.moe.experts import combine_weights, experts_dense
+from moejax.moe.routing import top_k_router
+from tests.lowering.rules.cases.base import Case, integers, normal
+
+LOGITS = normal(6, 10)
+X = normal(6, 12)
+
+
+def params(gated: bool, bias: bool) -> dict:
+    """Three stacked experts of width 12 with 20 hidden units."""
+    shapes = {"up": (3, 12, 20), "down": (3, 20, 12)} | ({"gate": (3, 12, 20)} if gated else {})
+    kernels = {name: 0.3 * normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    biases = {f"{name}_bias": normal(3, shape[-1]) for name, shape in shapes.items()}
+    return kernels | (biases if bias else {})
+
+
+def routed(x, k: int = 2):
+    """Router and experts together, as a layer uses them."""
+    index, weight, _ = top_k_router(x @ normal(12, 3, seed=5), k=k)
+    return experts_dense(x, combine_weights(index, weight, num_experts=3), params(True, False))
+
+
+CASES = [
+    *(
+        Case("moejax.top_k_router", f"{k} of 10", lambda x, k=k: top_k_router(x, k=k), (LOGITS,))
+        for k in (1, 2, 10)
+    ),
+    Case("moejax.top_k_router", "scaled", lambda x: top_k_router(x, k=2, scale=2.5), (LOGITS,)),
+    Case(
+        "moejax.top_k_router",
+        "not normalised",
+        lambda x: top_k_router(x, k=3, normalise=False),
+        (LOGITS,),
+    ),
+    Case(
+        "moejax.top_k_router",
+        "sigmoid, bias, groups",
+        lambda x: top_k_router(
+            x, normal(10), k=3, score="sigmoid", num_groups=5, top_groups=3, group_best=2
+        ),
+        (LOGITS,),
+    ),
+    Case(
+        "moejax.top_k_router",
+        "router of 8 in one piece",
+        lambda x: top_k_router(x @ normal(12, 8) + normal(8), k=2)[:2],
+        (X,),
+    ),
+    Case(
+        "moejax.combine_weights",
+        "2 of 7",
+        lambda i, w: combine_weights(i, w, num_experts=7),
+        (integers(6, 2, low=0, high=7), jnp.abs(normal(6, 2))),
+    ),
+    Case(
+        "moejax.combine_weights",
+        "known index",
+        lambda w: combine_weights(integers(6, 2, low=0, high=7), w, num_experts=7),
+        (normal(6, 2),),
+    ),
+    *(
+        Case(
+            "moejax.experts_dense",
+            f"gated {gated} bias {bias}",
+            lambda x, w, g=gated, b=bias: experts_dense(x, w, params(g, b)),
+            (X, jnp.abs(normal(6, 3))),
+            bfloat16=0.015,
+        )
+        for gated in (True, False)
+        for bias in (True, False)
+    ),
+    Case("function", "top-2 layer", routed, (X,), bfloat16=0.015),
+]
