@@ -11,6 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+# With a queue for each slot, counters of a column share integers: a tile's, which reach 1, have
+# 4 bits, so that 8 slots fit; a span's have 8 bits, even slots in one integer, odd in another.
+TILE_BITS, SPAN_BITS = 4, 8
+TILE_SLOTS = 32 // TILE_BITS
+# A span's counts are stored as int8.
+MOST_ROWS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouterPlan:
@@ -22,6 +29,7 @@ class RouterPlan:
     """
 
     num_outputs: int
+    num_experts: int
     top_k: int
     score: str
     normalise: bool
@@ -37,6 +45,23 @@ class RouterPlan:
     span: int = 1
     warps: int = 4
     interpret: bool = False
+
+    def __post_init__(self):
+        if self.rows & (self.rows - 1) or self.rows > MOST_ROWS:
+            raise ValueError(
+                f"block is {self.block} and span {self.span}; their product must be a power of two"
+                f" up to {MOST_ROWS}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Tokens of a span."""
+        return self.block * self.span
+
+    @property
+    def words(self) -> int:
+        """Integers that hold a tile's counters of a column."""
+        return pl.cdiv(self.top_k, TILE_SLOTS) if self.slot_queues else 1
 
     @property
     def group_size(self) -> int:
@@ -66,7 +91,7 @@ class RouterPlan:
     @property
     def spans(self) -> int:
         """Programs that share a group of tokens."""
-        return pl.cdiv(self.group_tokens, self.block * self.span)
+        return pl.cdiv(self.group_tokens, self.rows)
 
     @property
     def padded_groups(self) -> bool:

@@ -103,10 +103,16 @@ def plan_router(
     **tiling: int,
 ) -> RouterPlan:
     """The kernels' settings; `block`, `span` and `warps` override the tiling that was measured."""
-    block = 16 if config.num_outputs <= 256 else 8
-    span = max(1, min(4, pl.cdiv(group_tokens, block * 1024)))
+    slot_queues = order == "choice_major" and config.top_k > 1
+    # One row of a tile is best held by one warp, which takes 128 columns at a time; more registers
+    # than a few rows need leave too few warps to hide latency.
+    columns = pl.next_power_of_2(config.num_outputs)
+    block = 16 if columns <= 128 else max(1, 512 // columns)
+    rows = 64 if slot_queues and columns > 128 else 32
+    chosen = {"block": block, "span": rows // block, "warps": 2 if columns <= 128 else 1}
     return RouterPlan(
         num_outputs=config.num_outputs,
+        num_experts=config.num_experts,
         top_k=config.top_k,
         score=config.score,
         normalise=config.normalise,
@@ -115,10 +121,10 @@ def plan_router(
         top_groups=config.top_groups,
         group_best=2 if config.strategy == "noaux_tc" else 1,
         by_logits=config.strategy == "top_2",
-        slot_queues=order == "choice_major" and config.top_k > 1,
+        slot_queues=slot_queues,
         group_tokens=group_tokens,
         interpret=interpret,
-        **({"block": block, "span": span} | tiling),
+        **(chosen | tiling),
     )
 
 
@@ -136,11 +142,11 @@ def pallas_route(
     groups = tokens // plan.group_tokens
     mask_GS = None if mask_T is None else mask_T.reshape(groups, -1)
     logits_GSM = logits_TM.reshape(groups, plan.group_tokens, width)
-    weight, scores, index, valid, position, total_GQL = _route(plan, logits_GSM, bias_M, mask_GS)
-    column_M = plan.column_of(jnp.arange(width))
+    weight, scores, index, valid, position, counts_L = _route(plan, logits_GSM, bias_M, mask_GS)
+    if plan.padded_groups:
+        counts_L = counts_L[plan.column_of(jnp.arange(width))]
     index_Tk = index.reshape(tokens, -1)
-    position_Tk = jnp.where(index_Tk < config.num_experts, position.reshape(tokens, -1), -1)
-    valid_T = valid.reshape(tokens) != 0
+    valid_T = valid.reshape(tokens)
     routing = Routing(
         index=index_Tk,
         weight=weight.reshape(tokens, -1),
@@ -149,10 +155,10 @@ def pallas_route(
         scores=scores.reshape(tokens, width),
         valid=valid_T,
         num_experts=config.num_experts,
-        position=position_Tk,
+        position=position.reshape(tokens, -1),
         num_groups=groups,
     )
-    return routing, jnp.sum(total_GQL, axis=(0, 1))[column_M]
+    return routing, counts_L[:width]
 
 
 def _clean(logits_TM: jax.Array) -> jax.Array:
@@ -164,10 +170,10 @@ def _clean(logits_TM: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _route(plan: RouterPlan, logits_GSM, bias_M, mask_GS):
-    """(weight, scores, index, valid, position, totals); only the first two have gradients."""
+    """(weight, scores, index, valid, position, counts); only the first two have gradients."""
     out = choose(plan, logits_GSM, bias_M, mask_GS)
-    position_GSk, total_GQL = queue_places(plan, out["index"], out["place"], out["table"])
-    return out["weight"], out["scores"], out["index"], out["valid"], position_GSk, total_GQL
+    position_GSk, counts_L = queue_places(plan, out["index"], out["valid"], out["table"])
+    return out["weight"], out["scores"], out["index"], out["valid"], position_GSk, counts_L
 
 
 def _route_forward(plan: RouterPlan, logits_GSM, bias_M, mask_GS):

@@ -24,9 +24,8 @@ def logits_gradient(
 ) -> jax.Array:
     """[G, S, M] in the dtype of the logits; 0 for tokens with a NaN and for clipped logits."""
     groups, _, width = logits_GSM.shape
-    rows = plan.block * plan.span
     wide, narrow = (
-        pl.BlockSpec((None, rows, size), lambda g, n: (g, n, 0))
+        pl.BlockSpec((None, plan.rows, size), lambda g, n: (g, n, 0))
         for size in (width if plan.padded_groups else plan.columns, plan.slots)
     )
     inputs = {

@@ -5,11 +5,12 @@ Letters as in tiles.py, and Q queues of an expert, N programs (spans) of a token
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from moejax.kernels.plan import RouterPlan
+from moejax.kernels.plan import SPAN_BITS, TILE_BITS, TILE_SLOTS, RouterPlan
 from moejax.kernels.tiles import (
     NO_KEY,
     Tile,
@@ -25,16 +26,15 @@ from moejax.kernels.tiles import (
 def choose(
     plan: RouterPlan, logits_GSM: jax.Array, bias_M: jax.Array | None, mask_GS: jax.Array | None
 ) -> dict[str, jax.Array]:
-    """Experts, weights and places within a span, for G groups of S tokens.
+    """Experts and weights for G groups of S tokens.
 
-    Returns index, weight, place [G, S, k], valid [G, S] int32, table [G, N, Q, L] int32 (the
+    Returns index, weight [G, S, k], valid [G, S] bool, table [G, N, Q, L] int8 (the
     choices of each span by queue and column) and, if the plan says so, scores [G, S, M].
     """
     groups, tokens, width = logits_GSM.shape
-    rows = plan.block * plan.span
-    row = pl.BlockSpec((None, rows), lambda g, n: (g, n))
+    row = pl.BlockSpec((None, plan.rows), lambda g, n: (g, n))
     wide, narrow = (
-        pl.BlockSpec((None, rows, size), lambda g, n: (g, n, 0))
+        pl.BlockSpec((None, plan.rows, size), lambda g, n: (g, n, 0))
         for size in (width if plan.padded_groups else plan.columns, plan.slots)
     )
     table = pl.BlockSpec((None, None, plan.queues, plan.columns), lambda g, n: (g, n, 0, 0))
@@ -47,9 +47,8 @@ def choose(
     outputs = {
         "index": ((groups, tokens, plan.top_k), jnp.int32, narrow),
         "weight": ((groups, tokens, plan.top_k), jnp.float32, narrow),
-        "place": ((groups, tokens, plan.top_k), jnp.int32, narrow),
-        "valid": ((groups, tokens), jnp.int32, row),
-        "table": ((groups, plan.spans, plan.queues, plan.columns), jnp.int32, table),
+        "valid": ((groups, tokens), jnp.bool_, row),
+        "table": ((groups, plan.spans, plan.queues, plan.columns), jnp.int8, table),
     }
     if plan.with_scores:
         outputs["scores"] = ((groups, tokens, width), jnp.float32, wide)
@@ -68,44 +67,56 @@ def choose(
 
 
 def _program(plan: RouterPlan, *, table, **refs):
-    """One program: the tiles of a span in turn, with the queues' lengths so far."""
-    lengths_QL = (jnp.zeros((plan.columns,), jnp.int32),) * plan.queues
+    """One program: choose for the tiles of a span in turn, and count the choices."""
     first = pl.program_id(1) * plan.span * plan.block
+    counters = 2 * plan.words if plan.slot_queues else 1
+    chosen = (jnp.zeros((plan.block, plan.columns), jnp.int32),) * counters
 
-    def route_tile(step, lengths_QL):
-        return _route_tile(plan, Tile(plan, refs, step * plan.block, first), lengths_QL)
+    def choose_tile(step, chosen):
+        return _choose_tile(plan, Tile(plan, refs, step * plan.block, first), chosen)
 
-    lengths_QL = lax.fori_loop(0, plan.span, route_tile, lengths_QL)
-    for queue in range(plan.queues):
-        table[queue, :] = lengths_QL[queue]
+    if plan.span == 1:
+        chosen = choose_tile(0, chosen)
+    else:
+        chosen = lax.fori_loop(0, plan.span, choose_tile, chosen)
+    for queue, length_L in enumerate(_queue_lengths(plan, chosen)):
+        table[queue, :] = length_L.astype(jnp.int8)
 
 
-def _route_tile(plan: RouterPlan, tile: Tile, lengths_QL):
-    """Route B tokens and write all that is known of them; returns the queues' new lengths."""
+def _choose_tile(plan: RouterPlan, tile: Tile, chosen):
+    """Choose for B tokens; returns the span's counters `chosen` [B, L] with theirs added."""
     column_BL = iota((plan.block, plan.columns), 1)
     x_BL, clean_B = tile.logits()
     valid_B = clean_B & tile.unmasked()
     scores_BL = score_tile(plan, x_BL, column_BL)
     if plan.with_scores:
         tile.store_wide("scores", scores_BL)
-    slot_BL, index_BK, weight_BK = _take_slots(plan, tile.refs, x_BL, scores_BL, column_BL)
-    served_BL = (slot_BL < plan.top_k) & valid_B[:, None]
-    slot_BL = jnp.where(served_BL, slot_BL, plan.top_k)
-    place_BL, added_QL = _count(plan, slot_BL)
-    place_BK = jnp.zeros((plan.block, plan.slots), jnp.int32)
-    for slot in range(plan.top_k):
-        ahead_L = lengths_QL[slot if plan.slot_queues else 0]
-        place_B = jnp.max(jnp.where(slot_BL == slot, place_BL + ahead_L[None, :], -1), axis=1)
-        place_BK = _put(place_BK, slot, place_B)
-    tile.store_row("valid", valid_B.astype(jnp.int32))
+    words, index_BK, weight_BK = _take_slots(plan, tile.refs, x_BL, scores_BL, column_BL)
+    tile.store_row("valid", valid_B)
     tile.store_narrow("index", plan.output_of(index_BK))
     tile.store_narrow("weight", finish_weights(plan, weight_BK))
-    tile.store_narrow("place", place_BK)
-    return tuple(old + new for old, new in zip(lengths_QL, added_QL, strict=True))
+    words = [jnp.where(valid_B[:, None], word_BL, 0) for word_BL in words]
+    if plan.slot_queues:
+        fields = 0x0F0F0F0F
+        words = [half for w in words for half in (w & fields, (w >> TILE_BITS) & fields)]
+    return tuple(old_BL + new_BL for old_BL, new_BL in zip(chosen, words, strict=True))
+
+
+def _queue_lengths(plan: RouterPlan, chosen):
+    """[L] choices of each queue in a span."""
+    chosen = [jnp.sum(counter_BL, axis=0) for counter_BL in chosen]
+    if not plan.slot_queues:
+        return chosen
+    lengths_QL = []
+    for slot in range(plan.top_k):
+        word, field = divmod(slot, TILE_SLOTS)
+        counters_L = chosen[2 * word + field % 2]
+        lengths_QL.append((counters_L >> (field // 2 * SPAN_BITS)) & ((1 << SPAN_BITS) - 1))
+    return lengths_QL
 
 
 def _take_slots(plan: RouterPlan, refs, x_BL, scores_BL, column_BL):
-    """(slot that chose a column, k if none [B, L]; columns [B, K]; scores of the chosen [B, K])."""
+    """(1 in a slot's counter where it chose a column, W of [B, L]; columns and scores [B, K])."""
     choice_BL = scores_BL
     if "bias" in refs:
         choice_BL = choice_BL + refs["bias"][:][None, :]
@@ -113,7 +124,7 @@ def _take_slots(plan: RouterPlan, refs, x_BL, scores_BL, column_BL):
         choice_BL = _within_best_groups(plan, choice_BL, column_BL)
     direct = "bias" not in refs and not plan.by_logits
     key_BL = jnp.where(plan.is_output(column_BL), sort_key(choice_BL), NO_KEY)
-    slot_BL = jnp.full(column_BL.shape, plan.top_k, jnp.int32)
+    words = [jnp.zeros(column_BL.shape, jnp.int32)] * plan.words
     index_BK = jnp.zeros((plan.block, plan.slots), jnp.int32)
     weight_BK = jnp.zeros((plan.block, plan.slots), jnp.float32)
     for slot in range(plan.top_k):
@@ -122,8 +133,11 @@ def _take_slots(plan: RouterPlan, refs, x_BL, scores_BL, column_BL):
         key_BL = jnp.where(hit_BL, NO_KEY, key_BL)
         if plan.by_logits and slot == 0:
             free_BL = plan.is_output(column_BL) & ~hit_BL
-            key_BL = jnp.where(free_BL, sort_key(x_BL), NO_KEY)
-        slot_BL = jnp.where(hit_BL, slot, slot_BL)
+            # argmax, unlike top_k, takes -0.0 and 0.0 for equals
+            key_BL = jnp.where(free_BL, sort_key(jnp.where(x_BL == 0, 0.0, x_BL)), NO_KEY)
+        word, field = divmod(slot, TILE_SLOTS) if plan.slot_queues else (0, 0)
+        one = np.uint32(1 << field * TILE_BITS).astype(np.int32)
+        words[word] = jnp.where(hit_BL, one, words[word])
         index_BK = _put(index_BK, slot, column_B)
         score_B = key_value(best_B)
         if not direct:
@@ -132,7 +146,7 @@ def _take_slots(plan: RouterPlan, refs, x_BL, scores_BL, column_BL):
             bits_B = jnp.max(jnp.where(hit_BL, bits_BL, NO_KEY), axis=1)
             score_B = lax.bitcast_convert_type(bits_B, jnp.float32)
         weight_BK = _put(weight_BK, slot, score_B)
-    return slot_BL, index_BK, weight_BK
+    return words, index_BK, weight_BK
 
 
 def _within_best_groups(plan: RouterPlan, choice_BL, column_BL):
@@ -157,31 +171,6 @@ def _within_best_groups(plan: RouterPlan, choice_BL, column_BL):
         key_BG = jnp.where(hit_BG, NO_KEY, key_BG)
     choice_BGC = choice_BL.reshape(shape)
     return jnp.where(allowed_BG[:, :, None], choice_BGC, -jnp.inf).reshape(choice_BL.shape)
-
-
-def _count(plan: RouterPlan, slot_BL):
-    """(place of each choice among the tile's of its queue [B, L]; choices of each queue, Q of [L]).
-
-    With a queue for each slot, several counters share an integer: no counter passes B.
-    """
-    bits = plan.block.bit_length() if plan.slot_queues else 31
-    fields = 31 // bits
-    place_BL = jnp.zeros(slot_BL.shape, jnp.int32)
-    added_QL = []
-    for first in range(0, plan.queues, fields):
-        queues = range(first, min(first + fields, plan.queues))
-        if plan.slot_queues:
-            mine_BL = (slot_BL >= first) & (slot_BL < first + len(queues))
-            shift_BL = jnp.where(mine_BL, (slot_BL - first) * bits, 0)
-        else:
-            mine_BL, shift_BL = slot_BL < plan.top_k, jnp.zeros_like(slot_BL)
-        one_BL = jnp.where(mine_BL, 1 << shift_BL, 0)
-        before_BL = jnp.cumsum(one_BL, axis=0) - one_BL
-        before_BL = (before_BL >> shift_BL) & ((1 << bits) - 1)
-        place_BL = jnp.where(mine_BL, before_BL, place_BL)
-        total_L = jnp.sum(one_BL, axis=0)
-        added_QL += [(total_L >> (bits * i)) & ((1 << bits) - 1) for i in range(len(queues))]
-    return place_BL, added_QL
 
 
 def _put(values_BK, slot: int, value_B):

@@ -84,7 +84,7 @@ def score_tile(plan: RouterPlan, x_BL: jax.Array, column_BL: jax.Array) -> jax.A
         return jax.nn.sigmoid(x_BL)
     x_BL = jnp.where(plan.is_output(column_BL), x_BL, -jnp.inf)
     exp_BL = jnp.exp(x_BL - jnp.max(x_BL, axis=1)[:, None])
-    return exp_BL / jnp.sum(exp_BL, axis=1)[:, None]
+    return exp_BL * (1.0 / jnp.sum(exp_BL, axis=1))[:, None]
 
 
 def finish_weights(plan: RouterPlan, weight_BK: jax.Array) -> jax.Array:
