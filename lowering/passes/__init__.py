@@ -15,6 +15,7 @@ from lowering.passes.memory import place_in_l1
 from lowering.passes.recognise import recognise
 from lowering.passes.simplify import simplify
 from lowering.passes.sink import sink_reshapes
+from lowering.passes.topk import widen_topk
 from lowering.passes.transpose import fold_transposes
 from lowering.runtime.verify import verify
 
@@ -34,6 +35,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     # needs permutes next to matmuls, so after the cancelling
     ("fold transposes", fold_transposes),
     ("fuse linear", fuse_linear),
+    # knows the router's matmul by now; its bias joins the new columns
+    ("widen top-k", widen_topk),
     ("fuse multiply-add", fuse_multiply_add),
     ("fuse activations", fuse_activations),
     # from here on values have device dtypes

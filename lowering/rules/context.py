@@ -50,6 +50,10 @@ class Context:
         """What the reader of the generated code should know about the ops that follow."""
         self.source = dataclasses.replace(self.source, note=text)
 
+    def keep_float32(self) -> None:
+        """The ops that follow work in float32 under every policy."""
+        self.source = dataclasses.replace(self.source, float32=True)
+
     def value(self, operand: Operand) -> Value:
         """The operand on the device: Known numbers become a weight."""
         if isinstance(operand, Known):
@@ -88,6 +92,14 @@ class Context:
         if isinstance(x, Known):
             return Known(x.numpy().astype(dtype), x.name)
         return x if x.dtype == dtype else self.emit("typecast", x, dtype=dtype)
+
+    def before_typecast(self, x: Operand) -> Operand:
+        """`x` as it was before a conversion among integers; `x` itself where there was none."""
+        op = self._builder.producers.get(x.name) if isinstance(x, Value) else None
+        if op is None or op.name != "typecast":
+            return x
+        source = self._builder.values[op.inputs[0]]
+        return source if source.dtype in ("int32", "uint32") else x
 
     def inline(self, function: Callable[..., Any], *operands: Operand) -> list[Operand]:
         """The results of a JAX function on operands, lowered by the rules of its primitives."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jax import lax
 
 from lowering.graph import Known
 from lowering.ir import Value
@@ -11,10 +12,15 @@ from lowering.rules.context import Context, Operand, is_floating, lowers
 
 
 @lowers("dot_general")
-def dot_general(ctx: Context, a, b, *, dimension_numbers, **_):
-    """Result axes: batch, then a's free axes, then b's free axes."""
+def dot_general(ctx: Context, a, b, *, dimension_numbers, precision=None, **_):
+    """Result axes: batch, then a's free axes, then b's free axes.
+
+    Of highest precision (routers) it stays float32 under every policy.
+    """
     if not is_floating(ctx.node.outputs[0]):
         raise ctx.fail("matrix products of integers are not available on the device; use floats")
+    if precision in (lax.Precision.HIGHEST, (lax.Precision.HIGHEST,) * 2):
+        ctx.keep_float32()
     (a_sum, b_sum), (a_batch, b_batch) = dimension_numbers
     if not a_batch and isinstance(a, Known) and isinstance(b, Value):
         return _weight_first(ctx, a, b, a_sum, b_sum)

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from moejax.models.mole import MoLE, MoLEConfig
+from moejax.moe.experts import combine_weights, experts_dense
+from moejax.moe.routing import router_logits, top_k_router
 
 Case = tuple[Callable[..., Any], Any, dict[str, np.ndarray]]
 SMALL = {"seq_len": 40, "pred_len": 12, "num_channels": 5, "num_experts": 3, "kernel_size": 7}
@@ -30,6 +32,27 @@ def mole(batch: int = 3, **options) -> Case:
             {"x": x, "mark": mark},
         )
     return lambda p, x: model.apply({"params": p}, x).y, params, {"x": x}
+
+
+def moe_layer(
+    tokens: int = 24, experts: int = 8, k: int = 2, d_model: int = 48, d_ff: int = 40
+) -> Case:
+    """Router and SwiGLU experts, every expert on every token."""
+    rng = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-2])).astype(np.float32)
+
+    sizes = {"gate": (d_model, d_ff), "up": (d_model, d_ff), "down": (d_ff, d_model)}
+    stacked = {name: weight(experts, *size) for name, size in sizes.items()}
+    params = {"router": 3 * weight(d_model, experts), "experts": stacked}
+
+    def layer(params, x):
+        index, weight, _ = top_k_router(router_logits(x, params["router"]), k=k)
+        combine = combine_weights(index, weight, num_experts=experts)
+        return experts_dense(x, combine, params["experts"])
+
+    return layer, params, {"x": rng.standard_normal((tokens, d_model)).astype(np.float32)}
 
 
 ROUTERS = {
@@ -59,4 +82,6 @@ CASES: dict[str, Callable[[], Case]] = {
         for router, chosen in ROUTERS.items()
     },
     **{name: (lambda o=options: mole(**o)) for name, options in OTHERS.items()},
+    "moe-dense-top2": moe_layer,
+    "moe-dense-top3-of-5": lambda: moe_layer(tokens=7, experts=5, k=3),
 }

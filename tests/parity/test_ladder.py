@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from cases import CASES, mole
+from cases import CASES, moe_layer, mole
 
 from lowering import lower, parity
 from lowering.api import lower_graph_of
@@ -74,3 +74,12 @@ def test_number_of_device_programs(options, most):
     assert report.device_programs <= most
     assert all(weight.memory == "l1" for weight in program.weights)
     assert not any(op.name == "to_layout" for op in program.ops)
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_number_of_device_programs_of_the_moe_layer(tokens):
+    """Top-2 of 8, d 512, ff 1024: router and experts."""
+    program = lower(*moe_layer(tokens=tokens, d_model=512, d_ff=1024))
+    (report,) = check_many([program], "wormhole_b0")
+    assert report.ok, report.errors
+    assert report.device_programs <= 16
