@@ -76,14 +76,14 @@ def choose(routing: Routing, platform: str) -> str:
 def dense(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     """Every expert on every token, times the matrix of weights."""
     weights = combine_weights(routing.index, routing.kept_weight, num_experts=routing.num_experts)
-    return experts_dense(x_TD, weights, params)
+    return experts_dense(_live(x_TD, routing), weights, params)
 
 
 def indexed(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     """The chosen experts' weights, copied for each token."""
     index_Tk = jnp.where(routing.served, routing.index, 0)
     weight_Tk = jnp.where(routing.served, routing.weight, 0.0)
-    return experts_indexed(x_TD, index_Tk, weight_Tk, params)
+    return experts_indexed(_live(x_TD, routing), index_Tk, weight_Tk, params)
 
 
 def gather(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
@@ -138,11 +138,16 @@ def onehot(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     sent_GSEC = jnp.any(hit_TkN, axis=1).reshape(shape).astype(x_TD.dtype)
     weight_TkN = jnp.where(hit_TkN, routing.kept_weight[:, :, None], 0.0)
     weight_GSEC = jnp.sum(weight_TkN, axis=1).reshape(shape)
-    x_GSD = x_TD.reshape(*shape[:2], width)
+    x_GSD = _live(x_TD, routing).reshape(*shape[:2], width)
     x_EGCD = jnp.einsum("gsec,gsd->egcd", sent_GSEC, x_GSD)
     y_END = expert_mlp(x_EGCD.reshape(routing.num_experts, groups * places, width), params)
     y_EGCD = y_END.reshape(x_EGCD.shape)
     return jnp.einsum("gsec,egcd->gsd", weight_GSEC, y_EGCD).reshape(num_tokens, width)
+
+
+def _live(x_TD: jax.Array, routing: Routing) -> jax.Array:
+    """x with 0 for tokens that take no part: 0 times their NaN would be NaN for others too."""
+    return jnp.where(routing.valid[:, None], x_TD, jnp.zeros((), x_TD.dtype))
 
 
 def _slot_mlp(x_ECD: jax.Array, params: Params) -> jax.Array:

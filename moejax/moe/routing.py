@@ -84,11 +84,15 @@ def _prepare(logits_TM: jax.Array, mask_T: jax.Array | None, num_groups: int):
     """Finite float32 logits, and which tokens count."""
     if logits_TM.ndim != 2 or logits_TM.shape[0] % num_groups:
         raise ValueError(f"logits {logits_TM.shape} are no [T, M] of {num_groups} equal groups")
-    logits_TM = logits_TM.astype(jnp.float32)
+    logits_TM, valid_T = finite_logits(logits_TM.astype(jnp.float32))
+    return logits_TM, valid_T if mask_T is None else valid_T & mask_T.astype(bool)
+
+
+@region("moejax.finite_logits", float32=True)
+def finite_logits(logits_TM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits clipped to +-1e18, and 0 in the rows with a NaN; and [T] bool, False for those."""
     valid_T = ~jnp.any(jnp.isnan(logits_TM), axis=-1)
     logits_TM = jnp.where(valid_T[:, None], logits_TM, 0.0)
-    if mask_T is not None:
-        valid_T &= mask_T.astype(bool)
     return jnp.clip(logits_TM, -LARGEST_LOGIT, LARGEST_LOGIT), valid_T
 
 

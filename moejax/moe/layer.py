@@ -1,0 +1,262 @@
+"""MoELayer: router, dispatch and experts as one Linen module, for anyone's model.
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        routing = RoutingConfig(num_experts=8, top_k=2)
+        return x + MoELayer(MoEConfig(d_model=512, d_ff=1024, routing=routing))(x, train=train)
+
+y, sown = block.apply(variables, x, train=True, mutable=["moe"])
+loss = task_loss(y) + aux_loss(sown["moe"])
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from moejax.checks import require_choice, require_positive
+from moejax.moe.assignment import Routing
+from moejax.moe.balancing import COLLECTION
+from moejax.moe.capacity import apply_capacity, capacity_of
+from moejax.moe.config import CapacityConfig, RoutingConfig
+from moejax.moe.dispatch import DISPATCH, Implementation, dispatch
+from moejax.moe.experts import Params, expert_mlp, narrow
+from moejax.moe.free import free_output
+from moejax.moe.losses import (
+    mean_probability_error,
+    routed_load_balance,
+    router_entropy,
+    z_loss,
+)
+from moejax.moe.routing import route, router_logits, soft_route
+from moejax.moe.usage import usage
+
+INIT = nn.initializers.variance_scaling(
+    1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=()
+)
+STACKED_INIT = nn.initializers.variance_scaling(
+    1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=(0,)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """What each auxiliary loss counts for; see losses.py. `entropy` is subtracted: it is wanted."""
+
+    load_balance: float = 0.01
+    sequence_balance: float = 0.0
+    mean_probability: float = 0.0
+    z: float = 0.0
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Sizes and habits of a layer.
+
+    `capacity` holds in training, `eval_capacity` otherwise; None drops nothing. With expert choice
+    `capacity` holds in both. `num_shared_experts` of width d_ff see every token, as one MLP of
+    their total width, times sigmoid(x . g) with `shared_gate`. `balanced_value` is the load
+    balance of even use: 1, or top_k as Mixtral counts.
+    """
+
+    d_model: int
+    d_ff: int
+    routing: RoutingConfig
+    expert: Literal["swiglu", "gelu"] = "swiglu"
+    use_bias: bool = False
+    num_shared_experts: int = 0
+    shared_gate: bool = False
+    capacity: CapacityConfig | None = field(default_factory=CapacityConfig)
+    eval_capacity: CapacityConfig | None = None
+    dispatch: Implementation = "auto"
+    losses: LossWeights = field(default_factory=LossWeights)
+    balanced_value: float = 1.0
+
+    def __post_init__(self):
+        require_positive("d_model", self.d_model)
+        require_positive("d_ff", self.d_ff)
+        require_choice("expert", self.expert, ("swiglu", "gelu"))
+        require_choice("dispatch", self.dispatch, ("auto", *DISPATCH))
+        if self.num_shared_experts < 0:
+            raise ValueError(f"num_shared_experts is {self.num_shared_experts}; it must be >= 0")
+        if self.shared_gate and not self.num_shared_experts:
+            raise ValueError("shared_gate is set without an expert to gate: num_shared_experts=0")
+
+
+class Experts(nn.Module):
+    """Parameters of one MLP, or of a stack of them: see experts.py for names and shapes."""
+
+    d_model: int
+    d_ff: int
+    kind: str
+    use_bias: bool
+    num_experts: int | None = None
+
+    @nn.compact
+    def __call__(self) -> Params:
+        stack = () if self.num_experts is None else (self.num_experts,)
+        init = INIT if self.num_experts is None else STACKED_INIT
+        sizes = {"up": (self.d_model, self.d_ff), "down": (self.d_ff, self.d_model)}
+        if self.kind == "swiglu":
+            sizes["gate"] = sizes["up"]
+        params = {name: self.param(name, init, (*stack, *size)) for name, size in sizes.items()}
+        if self.use_bias:
+            for name, (_, width) in sizes.items():
+                bias = self.param(f"{name}_bias", nn.initializers.zeros, (*stack, width))
+                params[f"{name}_bias"] = bias
+        return params
+
+
+class MoELayer(nn.Module):
+    """Routed experts, free experts and shared experts, added.
+
+    Shapes: x [..., S, D], mask [..., S] (true: a token that counts) -> [..., S, D] in x's dtype.
+    Groups for capacity by sequence, expert choice and Soft MoE are the sequences [S]. Collections:
+    params; router_state with the correction bias; moe, sown where mutable: `usage` and the
+    weighted `aux_loss`. Rng "router" in training, where jitter or a drawn second expert asks for
+    one. `dispatcher` replaces the dispatch, for example by one over several devices.
+    """
+
+    config: MoEConfig
+    dispatcher: Callable[[jax.Array, Routing, Params], jax.Array] | None = None
+
+    def setup(self):
+        config = self.config
+        sizes = config.d_model, config.d_ff
+        options = {"kind": config.expert, "use_bias": config.use_bias}
+        self.experts = Experts(*sizes, num_experts=config.routing.num_experts, **options)
+        soft = config.routing.strategy == "soft"
+        slots = config.routing.slots_per_expert if soft else 1
+        outputs = config.routing.num_outputs * slots
+        self.router_kernel = self.param("router_kernel", INIT, (config.d_model, outputs))
+        if soft:
+            self.router_scale = self.param("router_scale", nn.initializers.ones, ())
+        if config.routing.has_bias:
+            self.router_bias = self.variable(COLLECTION, "bias", jnp.zeros, (outputs,))
+        if config.num_shared_experts:
+            width = config.num_shared_experts * config.d_ff
+            self.shared = Experts(config.d_model, width, **options)
+        if config.shared_gate:
+            self.shared_gate = self.param("shared_gate", INIT, (config.d_model, 1))
+        count = config.routing.free_experts.count("constant")
+        if count:
+            zeros = nn.initializers.zeros
+            self.constant_vector = self.param("constant_vector", zeros, (count, config.d_model))
+            shape = count, config.d_model, 2
+            self.constant_kernel = self.param("constant_kernel", STACKED_INIT, shape)
+
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        if x.ndim < 2 or x.shape[-1] != self.config.d_model:
+            raise ValueError(f"x has shape {x.shape}; it must be [..., S, {self.config.d_model}]")
+        if mask is not None and mask.shape != x.shape[:-1]:
+            raise ValueError(f"mask has shape {mask.shape}; x needs {x.shape[:-1]}")
+        x_TD = x.reshape(-1, x.shape[-1])
+        mask_T = None if mask is None else mask.reshape(-1)
+        num_groups = max(math.prod(x.shape[:-2]), 1)
+        run = self._soft if self.config.routing.strategy == "soft" else self._routed
+        y_TD = run(x_TD, mask_T, num_groups, train)
+        if self.config.num_shared_experts:
+            y_TD = y_TD + self._shared(x_TD)
+        return narrow(y_TD, x.dtype).reshape(x.shape)
+
+    def _routed(self, x_TD, mask_T, num_groups: int, train: bool) -> jax.Array:
+        config = self.config
+        wanted = self.route(x_TD, mask_T, num_groups=num_groups, train=train)
+        capacity = config.capacity if train else config.eval_capacity
+        routing = wanted
+        if capacity is not None and wanted.capacity is None:
+            routing = apply_capacity(
+                wanted, capacity, num_groups=num_groups, total=config.routing.scale
+            )
+        self._sow(wanted, routing, num_groups)
+        params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
+        send = self.dispatcher or partial(dispatch, implementation=config.dispatch)
+        y_TD = send(x_TD, routing, params).astype(jnp.float32)
+        if not config.routing.free_experts:
+            return y_TD
+        constants = None
+        if "constant" in config.routing.free_experts:
+            constants = self.constant_vector, self.constant_kernel
+        return y_TD + free_output(x_TD, routing, config.routing.free_experts, constants)
+
+    def route(
+        self,
+        x_TD: jax.Array,
+        mask_T: jax.Array | None = None,
+        *,
+        num_groups: int = 1,
+        train: bool = False,
+    ) -> Routing:
+        """What each token wants, before capacity: [T, D] -> Routing."""
+        config = self.config.routing
+        draws = config.input_jitter or config.logit_jitter or config.second_expert != "all"
+        keys = jax.random.split(self.make_rng("router")) if train and draws else (None, None)
+        capacity = None
+        if config.strategy == "expert_choice":
+            limits = self.config.capacity or CapacityConfig(factor=1.0)
+            group = x_TD.shape[0] // max(num_groups, 1)
+            capacity = capacity_of(limits, group, config.num_experts, config.top_k)
+        return route(
+            router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0]),
+            config,
+            bias_M=self.router_bias.value if config.has_bias else None,
+            mask_T=mask_T,
+            key=keys[1],
+            capacity=capacity,
+            num_groups=num_groups,
+        )
+
+    def _soft(self, x_TD, mask_T, num_groups: int, train: bool) -> jax.Array:
+        config = self.config.routing
+        x = x_TD.astype(jnp.float32)
+        kernel = self.router_scale * _unit(self.router_kernel, axis=0)
+        logits = router_logits(_unit(x, axis=-1), kernel)
+        soft = soft_route(logits, config, mask_T=mask_T, num_groups=num_groups)
+        x_GSD = x.reshape(num_groups, -1, x.shape[-1])
+        x_GND = jnp.einsum("gsn,gsd->gnd", soft.dispatch, x_GSD)
+        # experts first: the slots of an expert over all groups are its rows
+        shape = num_groups, config.num_experts, config.slots_per_expert, x.shape[-1]
+        x_EGPD = x_GND.reshape(shape).transpose(1, 0, 2, 3)
+        rows = x_EGPD.reshape(config.num_experts, -1, x.shape[-1]).astype(x_TD.dtype)
+        params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
+        y_EGPD = expert_mlp(rows, params).reshape(x_EGPD.shape)
+        y_GND = y_EGPD.transpose(1, 0, 2, 3).reshape(x_GND.shape)
+        return jnp.einsum("gsn,gnd->gsd", soft.combine, y_GND).reshape(x.shape)
+
+    def _shared(self, x_TD: jax.Array) -> jax.Array:
+        params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.shared())
+        y_TD = expert_mlp(x_TD, params)
+        if self.config.shared_gate:
+            y_TD = y_TD * jax.nn.sigmoid(router_logits(x_TD, self.shared_gate))
+        return y_TD
+
+    def _sow(self, wanted: Routing, kept: Routing, num_groups: int) -> None:
+        if not self.is_mutable_collection("moe") or self.is_initializing():
+            return
+        self.sow("moe", "usage", usage(wanted, kept))
+        balance = partial(routed_load_balance, wanted, balanced_value=self.config.balanced_value)
+        terms: dict[str, Callable[[], Any]] = {
+            "load_balance": balance,
+            "sequence_balance": lambda: balance(num_groups=num_groups),
+            "mean_probability": lambda: mean_probability_error(wanted),
+            "z": lambda: z_loss(wanted),
+            "entropy": lambda: -router_entropy(wanted),
+        }
+        weights = {name: getattr(self.config.losses, name) for name in terms}
+        used = [weights[name] * terms[name]() for name in terms if weights[name]]
+        self.sow("moe", "aux_loss", sum(used, jnp.zeros(())))
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    """x over its L2 norm; 0 stays 0."""
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
