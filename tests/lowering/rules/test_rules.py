@@ -1,5 +1,7 @@
 """Every rule against JAX: exactly, and with the rounding of the device under each policy."""
 
+import ast
+import builtins
 import functools
 from collections.abc import Iterable
 
@@ -10,6 +12,7 @@ import pytest
 from lowering.api import lower_graph_of
 from lowering.backends.reference import run
 from lowering.backends.ttnn import check_many
+from lowering.codegen import generate
 from lowering.graph import Graph
 from lowering.ir import Arch, Policy, Program, Source
 from lowering.trace import trace
@@ -18,6 +21,7 @@ from tests.lowering.rules.cases.table import CASES, TRACED
 
 CHIPS: tuple[Arch, ...] = ("wormhole_b0", "blackhole")
 POLICIES: tuple[Policy, ...] = ("float32", "bfloat16", "bfloat8_b")
+INFINITIES = [case for case in CASES if "infinity" in case.name or case.name == "false scalar"]
 # ops that read float32 as TF32
 TF32 = {"matmul", "linear", "softmax", "rms_norm", "layer_norm"}
 
@@ -91,6 +95,22 @@ def test_every_op_is_legal(arch):
     reports = check_many(programs, arch)
     rejected = [f"{report.program}: {error}" for report in reports for error in report.errors]
     assert not rejected
+
+
+@pytest.mark.parametrize("case", [*CASES[::6], *INFINITIES], ids=str)
+def test_generated_code_defines_what_it_reads(case):
+    tree = ast.parse(generate(lowered(case)["bfloat16"]))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    defined = {name.id for name in names if isinstance(name.ctx, ast.Store)} | set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.FunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    undefined = {name.id for name in names} - defined - {"__file__"}
+    assert not undefined
 
 
 def test_names_are_unique():
