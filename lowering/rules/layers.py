@@ -115,22 +115,21 @@ def _chunk(size: int) -> int:
 
 def _added_scores(ctx: Context, mask, bias, causal: bool, steps: int, keys: int) -> Operand:
     """What is added to the scores, [B or 1, N or 1, S, T]: the bias, and EXCLUDED at no-goes."""
-    allowed = np.asarray(causal_mask(steps, keys)) if causal else np.ones((1, 1, 1, 1), bool)
-    if _known(mask, bias):
-        allowed = allowed if mask is None else allowed & mask.numpy()
-        added = np.zeros((), np.float32) if bias is None else bias.numpy()
-        added = np.where(allowed, added, np.float32(EXCLUDED))
-        shape = np.broadcast_shapes(added.shape, (1, 1, steps, keys))
-        return Known(np.broadcast_to(added, shape), bias.name if bias is not None else "")
     added: Operand = Known(np.zeros((1, 1, 1, 1), np.float32)) if bias is None else bias
-    for condition in (mask, Known(allowed) if causal else None):
+    allowed = Known(np.asarray(causal_mask(steps, keys))) if causal else None
+    for condition in (mask, allowed):
         if condition is not None:
             added = _exclude(ctx, condition, added)
     shape = np.broadcast_shapes(tuple(added.shape), (1, 1, steps, keys))
+    if isinstance(added, Known):
+        return Known(np.broadcast_to(added.numpy(), shape), added.name)
     return expand(ctx, added, shape)
 
 
 def _exclude(ctx: Context, allowed: Operand, added: Operand) -> Operand:
+    if isinstance(allowed, Known) and isinstance(added, Known):
+        scores = np.where(allowed.numpy(), added.numpy(), np.float32(EXCLUDED))
+        return Known(scores, added.name)
     number = uniform(added)
     options = {"false_scalar": EXCLUDED}
     if number is not None:
