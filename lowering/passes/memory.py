@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from lowering.cost import is_view
 from lowering.ir import Arch, Op, Program, Value
 from lowering.ops import OPS
 
@@ -18,7 +19,7 @@ def place_in_l1(program: Program) -> Program:
     """
     if peak_bytes_per_core(program) > BUDGET[program.arch]:
         return program
-    values, results = program.values(), set(program.outputs)
+    values, results = program.values(), _with_views(program)
     in_dram = _needed_in_dram(program, values)
 
     def place(value: Value) -> Value:
@@ -38,6 +39,15 @@ def place_in_l1(program: Program) -> Program:
         weights=tuple(map(place, program.weights)),
         ops=tuple(map(place_results, program.ops)),
     )
+
+
+def _with_views(program: Program) -> set[str]:
+    """The results, and what they are free reshapes of: a view lies where its operand lies."""
+    names, values = set(program.outputs), program.values()
+    for op in reversed(program.ops):
+        if op.outputs[0].name in names and is_view(op, [values[name] for name in op.inputs]):
+            names |= set(op.inputs)
+    return names
 
 
 def _needed_in_dram(program: Program, values: Mapping[str, Value]) -> set[str]:

@@ -175,6 +175,10 @@ def lower_graph(builder: Builder, graph: Graph, env: dict[int, Operand]) -> list
 
 
 def _lower_node(builder: Builder, node: Node, operands: list[Operand]) -> list[Operand]:
+    known = [operand for operand in operands if isinstance(operand, Known)]
+    if node.compute is not None and len(known) == len(operands):
+        # a rule found out more than tracing could
+        return [Known(array) for array in node.compute([operand.array for operand in known])]
     rule = RULES.get(node.primitive)
     if rule is not None:
         arguments = node.region.arguments(operands) if node.region else operands

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from moejax.models.mole import MoLE, MoLEConfig
+from moejax.moe.config import RoutingConfig
 from moejax.moe.experts import combine_weights, experts_dense
+from moejax.moe.layer import MoEConfig, MoELayer
 from moejax.moe.routing import router_logits, top_k_router
 
 Case = tuple[Callable[..., Any], Any, dict[str, np.ndarray]]
@@ -55,6 +57,24 @@ def moe_layer(
     return layer, params, {"x": rng.standard_normal((tokens, d_model)).astype(np.float32)}
 
 
+def moe_module(routing: RoutingConfig, **options) -> Case:
+    """MoELayer as a user has it, every expert on every token."""
+    config = MoEConfig(d_model=48, d_ff=40, routing=routing, dispatch="dense", **options)
+    layer = MoELayer(config)
+    x = np.random.default_rng(0).standard_normal((2, 9, 48)).astype(np.float32)
+    return layer.apply, layer.init(jax.random.key(0), x), {"x": x}
+
+
+DEEPSEEK_V3 = RoutingConfig(
+    num_experts=16,
+    top_k=4,
+    strategy="noaux_tc",
+    score="sigmoid",
+    num_groups=4,
+    top_groups=2,
+    scale=2.5,
+)
+FREE = RoutingConfig(num_experts=4, top_k=2, free_experts=("copy", "zero"), normalise=False)
 ROUTERS = {
     "time": {"router": "time"},
     "stats": {"router": "stats"},
@@ -82,6 +102,9 @@ CASES: dict[str, Callable[[], Case]] = {
         for router, chosen in ROUTERS.items()
     },
     **{name: (lambda o=options: mole(**o)) for name, options in OTHERS.items()},
+    "moe-layer-mixtral": lambda: moe_module(RoutingConfig(num_experts=8, top_k=2)),
+    "moe-layer-deepseek-v3": lambda: moe_module(DEEPSEEK_V3, num_shared_experts=1),
+    "moe-layer-free-experts": lambda: moe_module(FREE, expert="gelu", use_bias=True),
     "moe-dense-top2": moe_layer,
     "moe-dense-top3-of-5": lambda: moe_layer(tokens=7, experts=5, k=3),
 }
