@@ -16,6 +16,16 @@ Forecasting (MoLE)
     K   experts of the mixture, `num_experts`; every expert answers for every window
     Q   rows of the experts' shared projection, `K * P`, expert-major: row `k * P + p`
 
+Routing (the MoE layer)
+    k   experts chosen by a token, `top_k`
+    M   outputs of a router: E experts, then free ones
+    G   groups of tokens that have places of their own
+    S   tokens of a group, for example a sequence
+    C   places of an expert for the tokens of a group, its capacity
+    N   slots or sorted rows
+    A   choices of all tokens, `T * k`
+    H   hidden width of an expert
+
 A digit is an axis of that size: `mean_B1C` is [B, 1, C]. A file that needs another letter says so
 at its top.
 """

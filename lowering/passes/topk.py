@@ -23,32 +23,35 @@ def widen_topk(program: Program) -> Program:
 
 def _widen(walk: Rewrite, op: Op) -> bool:
     product = walk.producers.get(op.inputs[0])
-    if product is None or product.name not in ("matmul", "linear"):
+    if product is None or not _is_plain_router(walk, op, product):
         return False
-    if product.attrs.get("activation") or product.attrs.get("transpose_b"):
-        return False
-    weight = product.inputs[1]
-    columns = op.outputs[0].shape[:-1] and walk.new(op.inputs[0]).shape[-1]
-    if weight not in walk.old.arrays or walk.old.arrays[weight].ndim != 2 or columns >= WIDTH:
-        return False
-    if op.attrs["dim"] % len(walk.new(op.inputs[0]).shape) != len(op.outputs[0].shape) - 1:
-        return False
-    if len(product.inputs) > 2 and product.inputs[2] not in walk.old.arrays:
-        return False
-    if not walk.used_once(op.inputs[0]):
-        return False
-    spare = WIDTH - columns
-    kernel = np.pad(walk.old.arrays[weight], ((0, 0), (0, spare)))
-    row = np.zeros((1, columns), np.float32)
+    name = product.inputs[1]
+    kernel: np.ndarray = walk.old.arrays[name]
+    spare = WIDTH - kernel.shape[1]
+    row = np.zeros((1, WIDTH - spare), np.float32)
     if len(product.inputs) > 2:
-        row = walk.old.arrays[product.inputs[2]].reshape(1, columns)
-    bias = np.pad(row, ((0, 0), (0, spare)), constant_values=NEVER)
+        row = walk.old.arrays[product.inputs[2]].reshape(1, -1)
+    columns = np.pad(row, ((0, 0), (0, spare)), constant_values=NEVER)
     inputs = [
         walk.new(product.inputs[0]),
-        walk.builder.weight(kernel, weight),
-        walk.builder.weight(bias, f"{weight.rpartition('.')[0] or weight}.columns"),
+        walk.builder.weight(np.pad(kernel, ((0, 0), (0, spare))), name),
+        walk.builder.weight(columns, f"{name}.columns"),
     ]
     attrs = {**product.attrs, "core_grid": "full"}
     wide = walk.emit(op.replace(source=product.source), "linear", inputs, **attrs)
     walk.replace(op, "topk", [wide], **op.attrs)
     return True
+
+
+def _is_plain_router(walk: Rewrite, op: Op, product: Op) -> bool:
+    """x @ W + b with resident weights, fewer columns than the kernel's width, for this op alone."""
+    if product.name not in ("matmul", "linear") or not walk.used_once(op.inputs[0]):
+        return False
+    if product.attrs.get("activation") or product.attrs.get("transpose_b"):
+        return False
+    if not set(product.inputs[1:]) <= walk.old.arrays.keys():
+        return False
+    kernel: np.ndarray = walk.old.arrays[product.inputs[1]]
+    rank = len(product.output.shape)
+    last = op.attrs["dim"] % rank == rank - 1
+    return last and kernel.ndim == 2 and kernel.shape[1] < WIDTH
