@@ -25,15 +25,15 @@ def _widen(walk: Rewrite, op: Op) -> bool:
     product = walk.producers.get(op.inputs[0])
     if product is None or not _is_plain_router(walk, op, product):
         return False
-    name = product.inputs[1]
+    x, name, *bias = product.inputs
     kernel: np.ndarray = walk.old.arrays[name]
     spare = WIDTH - kernel.shape[1]
     row = np.zeros((1, WIDTH - spare), np.float32)
-    if len(product.inputs) > 2:
-        row = walk.old.arrays[product.inputs[2]].reshape(1, -1)
+    if bias:
+        row = walk.old.arrays[bias[0]].reshape(1, -1)
     columns = np.pad(row, ((0, 0), (0, spare)), constant_values=NEVER)
     inputs = [
-        walk.new(product.inputs[0]),
+        walk.new(x),
         walk.builder.weight(np.pad(kernel, ((0, 0), (0, spare))), name),
         walk.builder.weight(columns, f"{name}.columns"),
     ]
