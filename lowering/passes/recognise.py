@@ -1,9 +1,11 @@
-"""Arrangements of ops for which ttnn has one op: silu, mean, softmax, RMS and layer norms.
+"""Arrangements of ops for which ttnn has one op: silu, gelu, softplus, mean, softmax, norms.
 
-They are found in the ops, not in a JAX version's expansion. Softmax and norms of float32 work in
-TF32 on the device, so where float32 is asked for they stay as they are written.
+They are found in the ops, not in a JAX version's expansion. On the device softmax and norms of
+float32 work in TF32, gelu and softplus of float32 are less exact than their parts, so where float32
+is asked for they stay as they are written.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -29,9 +31,9 @@ class _Walk(Rewrite):
     def operands(self, op: Op) -> list[Value]:
         return [self.new(name) for name in op.inputs]
 
-    def made(self, value: Value, *names: str) -> Op | None:
+    def made(self, value: Value | None, *names: str) -> Op | None:
         """The new op that made a value, if it has one of the names."""
-        producer = self.builder.producers.get(value.name)
+        producer = self.builder.producers.get(value.name) if value is not None else None
         return producer if producer is not None and producer.name in names else None
 
     def source_of(self, op: Op, index: int = 0) -> Value:
@@ -53,8 +55,16 @@ class _Walk(Rewrite):
         return x if total.attrs["dim"] == len(x.shape) - 1 else None
 
     def squared(self, value: Value | None) -> Value | None:
-        op = self.made(value, "square") if value is not None else None
+        op = self.made(value, "square")
         return self.source_of(op) if op is not None else None
+
+    def scaled(self, value: Value, factor: float) -> Value | None:
+        """What `value` is the given multiple of."""
+        op = self.made(value, "multiply")
+        found = op.attrs.get("scalar") if op is not None else None
+        if op is None or found is None or not math.isclose(found, factor, rel_tol=1e-6):
+            return None
+        return self.source_of(op)
 
     def row(self, value: Value, size: int) -> Value | None:
         """A weight of one number a column, as [1, size]."""
@@ -77,6 +87,55 @@ def _silu(walk: _Walk, op: Op) -> bool:
             walk.replace(op, "silu", [x])
             return True
     return False
+
+
+def _gelu(walk: _Walk, op: Op) -> bool:
+    """(x / 2) * erfc(-x / sqrt(2)), as jax.nn.gelu has it."""
+    if walk.is_float32(op):
+        return False
+    for half, other in _both_ways(walk, op):
+        erfc, halved = walk.made(other, "erfc"), walk.scaled(half, 0.5)
+        if erfc is None or halved is None:
+            continue
+        negated = walk.made(walk.scaled(walk.source_of(erfc), 0.5**0.5), "neg")
+        if negated is not None and walk.source_of(negated) == halved:
+            walk.replace(op, "gelu", [halved], fast_and_approximate_mode=False)
+            return True
+    return False
+
+
+def _tanh_gate(walk: _Walk, op: Op) -> bool:
+    """(tanh(u) + 1) / 2 is sigmoid(2u): of the gelu with tanh, two ops less."""
+    shifted = walk.made(walk.operands(op)[0], "add") if op.attrs == {"scalar": 0.5} else None
+    tanh = walk.made(walk.source_of(shifted), "tanh") if shifted is not None else None
+    if shifted is None or tanh is None or shifted.attrs != {"scalar": 1.0}:
+        return False
+    inner = walk.made(walk.source_of(tanh), "multiply")
+    if inner is None or set(inner.attrs) != {"scalar"}:
+        return False
+    doubled = 2 * inner.attrs["scalar"]
+    twice = walk.emit(op, "multiply", [walk.source_of(inner)], scalar=doubled)
+    walk.replace(op, "sigmoid", [twice])
+    return True
+
+
+def _softplus(walk: _Walk, op: Op) -> bool:
+    """log(1 + exp(x)) as jnp.logaddexp(x, 0) has it: NaN, or max(x, 0) + log1p(exp(-|x|))."""
+    if walk.is_float32(op) or len(op.inputs) != 3:
+        return False
+    is_nan, x, total = walk.operands(op)
+    test, add = walk.made(is_nan, "ne"), walk.made(total, "add")
+    if test is None or add is None or list(test.inputs) != [x.name] * 2 or len(add.inputs) != 2:
+        return False
+    relu, log = walk.made(walk.source_of(add), "relu"), walk.made(walk.source_of(add, 1), "log1p")
+    size: Value | None = walk.source_of(log) if log is not None else None
+    for name in ("exp", "neg", "abs"):
+        step = walk.made(size, name)
+        size = walk.source_of(step) if step is not None else None
+    if relu is None or size != x or walk.source_of(relu) != x:
+        return False
+    walk.replace(op, "softplus", [x])
+    return True
 
 
 def _mean(walk: _Walk, op: Op) -> bool:
@@ -215,5 +274,6 @@ def _both_ways(walk: _Walk, op: Op) -> list[tuple[Value, Value]]:
 _RULES: dict[str, tuple[Callable[[_Walk, Op], bool], ...]] = {
     "add": (_norm_bias,),
     "divide": (_softmax, _norm_by_division, _mean),
-    "multiply": (_silu, _norm, _norm_weight),
+    "multiply": (_silu, _gelu, _tanh_gate, _norm, _norm_weight),
+    "where": (_softplus,),
 }

@@ -40,6 +40,9 @@ def plain_layer_norm(x):
     [
         (jax.nn.silu, ["silu"]),
         (lambda x: jax.nn.sigmoid(x) * x, ["silu"]),
+        (lambda x: jax.nn.gelu(x, approximate=False), ["gelu"]),
+        (jax.nn.softplus, ["softplus"]),
+        (jax.nn.log_sigmoid, ["neg", "softplus", "neg"]),
         (jax.nn.softmax, ["softmax"]),
         (lambda x: jax.nn.softmax(x, axis=1), ["softmax"]),
         (lambda x: jax.nn.softmax(x * 0.5, axis=0), ["multiply", "softmax"]),
@@ -58,8 +61,19 @@ def test_one_op(function, expected):
     assert ops_of(function) == expected
 
 
+def test_gelu_with_tanh_is_a_sigmoid_gate():
+    assert ops_of(jax.nn.gelu) == ["square", "multiply", "multiply", "add", "multiply", "multiply"]
+
+
 @pytest.mark.parametrize(
-    "function", [jax.nn.softmax, trained(nn.RMSNorm()), trained(nn.LayerNorm())]
+    "function",
+    [
+        jax.nn.softmax,
+        jax.nn.softplus,
+        lambda x: jax.nn.gelu(x, approximate=False),
+        trained(nn.RMSNorm()),
+        trained(nn.LayerNorm()),
+    ],
 )
 def test_float32_stays_as_written(function):
     assert len(ops_of(function, "float32")) > 2
