@@ -39,7 +39,6 @@ class RouterPlan:
     group_best: int = 1
     by_logits: bool = False
     slot_queues: bool = False
-    with_scores: bool = True
     group_tokens: int = 1
     block: int = 16
     span: int = 1

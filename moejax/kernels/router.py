@@ -2,8 +2,10 @@
 
 `fused_route` is `moejax.moe.routing.route` together with what capacity and dispatch ask for next.
 The implementation "xla" is those plain functions; "pallas" (Triton, for NVIDIA GPUs) reads the
-logits once: a kernel routes spans of tokens and counts each span's choices, a second one sums the
-counts, and one gather adds them to the places. Gradients have a kernel of their own.
+logits once. Its first kernel routes spans of tokens and counts each span's choices; a second sums
+the counts of the spans before; a third, which reads only indices, compares the choices of a span in
+pairs and so finds every place. Gradients have a kernel of their own. JAX has announced the end of
+Pallas' Triton backend; this package is the only one that uses it.
 """
 
 from dataclasses import replace
@@ -109,8 +111,7 @@ def plan_router(
     columns = pl.next_power_of_2(config.num_outputs)
     block = 16 if columns <= 128 else max(1, 512 // columns)
     rows = 64 if slot_queues and columns > 128 else 32
-    chosen = {"block": block, "span": rows // block, "warps": 2 if columns <= 128 else 1}
-    return RouterPlan(
+    plan = RouterPlan(
         num_outputs=config.num_outputs,
         num_experts=config.num_experts,
         top_k=config.top_k,
@@ -123,9 +124,12 @@ def plan_router(
         by_logits=config.strategy == "top_2",
         slot_queues=slot_queues,
         group_tokens=group_tokens,
+        block=block,
+        span=rows // block,
+        warps=2 if columns <= 128 else 1,
         interpret=interpret,
-        **(chosen | tiling),
     )
+    return replace(plan, **tiling)
 
 
 def pallas_route(

@@ -1,10 +1,14 @@
 """Cases that show the fused router equal to the plain one, and fast: for tests and benchmarks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from moejax.kernels.router import Implementation, Order, fused_route
 from moejax.moe.assignment import Routing
@@ -119,6 +123,42 @@ def equality_cases(tokens: int) -> list[RouterCase]:
     ]
 
 
+def timing_loop(
+    case: RouterCase,
+    implementation: Implementation,
+    *,
+    seeds: int = 8,
+    loops: int = 20,
+    backward: bool = False,
+) -> Callable[[], Any]:
+    """A call that routes `seeds` inputs in turn, `loops` times, in one jitted loop on the device.
+
+    All results are written; block until they are ready, and divide by seeds * loops. Compiled and
+    called once. With `backward` the gradient of weights and scores to the logits is taken too.
+    """
+    batches = [case.inputs(seed) for seed in range(seeds)]
+
+    def work(inputs):
+        if backward:
+            return _route_and_gradient(case, inputs, implementation)
+        routing, counts_M = case.route(inputs, implementation)
+        return routing.index, routing.weight, routing.scores, routing.position, counts_M
+
+    @jax.jit
+    def run(batches):
+        def body(_, state):
+            # the barrier keeps XLA from moving the work, which never changes, out of the loop
+            ticket, fresh = lax.optimization_barrier((state[0], batches))
+            return ticket + 1, [work(inputs) for inputs in fresh]
+
+        shapes = jax.eval_shape(lambda: [work(inputs) for inputs in batches])
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return lax.fori_loop(0, loops, body, (0, empty))
+
+    jax.block_until_ready(run(batches))
+    return lambda: run(batches)
+
+
 def disagreements(case: RouterCase, *, seed: int = 0) -> dict[str, float]:
     """How far the kernels are from the plain functions, on this platform.
 
@@ -128,8 +168,9 @@ def disagreements(case: RouterCase, *, seed: int = 0) -> dict[str, float]:
     all but rounding must be 0.
     """
     inputs = case.inputs(seed)
-    (plain, counts_M), plain_bar = _route_and_gradient(case, inputs, "xla")
-    (fused, fused_counts_M), fused_bar = _route_and_gradient(case, inputs, "pallas")
+    compare = jax.jit(partial(_route_and_gradient, case), static_argnums=1)
+    (plain, counts_M), plain_bar = compare(inputs, "xla")
+    (fused, fused_counts_M), fused_bar = compare(inputs, "pallas")
     same_T = jnp.all(plain.index == fused.index, axis=-1)
     order_A = queue_order(fused, case.order)
     position_Tk = queue_positions(fused, order_A, case.groups)
@@ -165,5 +206,5 @@ def _route_and_gradient(case: RouterCase, inputs, implementation: Implementation
         total = jnp.sum(routed[0].weight * pull_Tk) + jnp.sum(routed[0].scores * pull_TM)
         return total, routed
 
-    bar_TM, routed = jax.jit(jax.grad(loss, has_aux=True))(inputs["logits_TM"])
+    bar_TM, routed = jax.grad(loss, has_aux=True)(inputs["logits_TM"])
     return routed, bar_TM

@@ -47,11 +47,10 @@ def choose(
     outputs = {
         "index": ((groups, tokens, plan.top_k), jnp.int32, narrow),
         "weight": ((groups, tokens, plan.top_k), jnp.float32, narrow),
+        "scores": ((groups, tokens, width), jnp.float32, wide),
         "valid": ((groups, tokens), jnp.bool_, row),
         "table": ((groups, plan.spans, plan.queues, plan.columns), jnp.int8, table),
     }
-    if plan.with_scores:
-        outputs["scores"] = ((groups, tokens, width), jnp.float32, wide)
     names = (*inputs, *outputs)
     values = pl.pallas_call(
         lambda *refs: _program(plan, **dict(zip(names, refs, strict=True))),
@@ -89,8 +88,7 @@ def _choose_tile(plan: RouterPlan, tile: Tile, chosen):
     x_BL, clean_B = tile.logits()
     valid_B = clean_B & tile.unmasked()
     scores_BL = score_tile(plan, x_BL, column_BL)
-    if plan.with_scores:
-        tile.store_wide("scores", scores_BL)
+    tile.store_wide("scores", scores_BL)
     words, index_BK, weight_BK = _take_slots(plan, tile.refs, x_BL, scores_BL, column_BL)
     tile.store_row("valid", valid_B)
     tile.store_narrow("index", plan.output_of(index_BK))
