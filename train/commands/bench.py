@@ -2,6 +2,7 @@
 
 moejax bench mole
 moejax bench mole --json runs/bench/mole.json
+moejax bench moe --out runs/bench/moe
 """
 
 import argparse
@@ -10,8 +11,9 @@ HELP = "measure against the project's targets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", metavar="SUITE", help="what to measure: mole")
+    parser.add_argument("suite", metavar="SUITE", help="what to measure: mole or moe")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write rows, a table and the suite's plots")
 
 
 def run(args: argparse.Namespace) -> int:
