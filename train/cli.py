@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from train.commands import bench, check_reference, evaluate, lower, parity, report, train
+from train.commands import bench, check_reference, evaluate, lower, parity, profile, report, train
 from train.errors import TrainError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "report": report,
     "check-reference": check_reference,
     "bench": bench,
+    "profile": profile,
 }
 _EPILOG = """start with:  moejax train mole_debug
 errors are one line; MOEJAX_TRACEBACK=1 shows where they come from"""

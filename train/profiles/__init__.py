@@ -1,0 +1,1 @@
+"""Suites of `moejax profile`: a module each with `measure(say) -> list[Section]`."""
