@@ -79,11 +79,12 @@ def throughput(sizes: Grid, speeds: Speeds) -> Figure:
         ax.plot(
             tokens, np.median(dense, axis=0), "o--", color=FAINT, ms=4, label="dense MLP, same work"
         )
-        ax.set(xlabel="thousand tokens", title=f"k {top_k}, forward, training mode")
-        ax.set_xticks(tokens, [f"{value:.3g}" for value in tokens])
+        ax.set(xlabel="tokens", title=f"k {top_k}, forward, training mode")
+        ax.set_xticks(tokens, [f"{1e3 * value:.0f}" for value in tokens])
         ax.set_ylim(bottom=0)
-        ax.legend(loc="lower right")
     axes[0][0].set_ylabel("thousand tokens/s")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
 
 
@@ -114,7 +115,8 @@ def drops(sizes: Grid, usages: Usages) -> Figure:
         ax.set_xticks(factors)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes[0][0].set_ylabel("choices dropped")
-    axes[0][-1].legend(loc="upper right")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
 
 
