@@ -64,7 +64,7 @@ def fused_route(
         )
         position_Tk = queue_positions(routing, queue_order(routing, order), num_groups)
         counts_M = routing.counts(routing.keep)
-        return replace(routing, position=position_Tk, num_groups=num_groups), counts_M
+        return replace(routing, position=position_Tk, num_groups=num_groups, order=order), counts_M
     if obstacle is not None:
         raise ValueError(f"implementation 'pallas' {obstacle}; use 'xla'")
     if logits_TM.ndim != 2 or logits_TM.shape[-1] != config.num_outputs:
@@ -161,6 +161,7 @@ def pallas_route(
         num_experts=config.num_experts,
         position=position.reshape(tokens, -1),
         num_groups=groups,
+        order="choice_major" if plan.slot_queues or plan.top_k == 1 else "token_major",
     )
     return routing, counts_L[:width]
 

@@ -18,7 +18,7 @@ TINY_SUM = 1e-18
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["index", "weight", "keep", "position", "logits", "scores", "valid"],
-    meta_fields=["num_experts", "capacity", "num_groups"],
+    meta_fields=["num_experts", "capacity", "num_groups", "order"],
 )
 @dataclass(frozen=True)
 class Routing:
@@ -30,7 +30,8 @@ class Routing:
     position [T, k] int32, place in the expert's queue, -1 without one; None before
     `apply_capacity`. logits, scores [T, M] float32. valid [T] bool: neither padding nor with a
     logit that is NaN. Static: `num_experts` E, `capacity` C (None: nothing was dropped for want
-    of places) and `num_groups`, the groups of consecutive tokens that have places of their own.
+    of places), `num_groups`, the groups of consecutive tokens that have places of their own, and
+    `order`, that of the queues where the router has filled `position` before any capacity.
     """
 
     index: jax.Array
@@ -43,6 +44,7 @@ class Routing:
     position: jax.Array | None = None
     capacity: int | None = None
     num_groups: int = 1
+    order: str | None = None
 
     @property
     def kept_weight(self) -> jax.Array:

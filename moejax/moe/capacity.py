@@ -80,8 +80,10 @@ def apply_capacity(
     if num_groups < 1 or num_tokens % num_groups:
         raise ValueError(f"{num_tokens} tokens cannot form {num_groups} sequences of equal length")
     places = capacity_of(config, num_tokens // num_groups, routing.num_experts, k)
-    order_A = queue_order(routing, config.order, importance_T)
-    position_Tk = queue_positions(routing, order_A, num_groups)
+    position_Tk = routing.position
+    if position_Tk is None or (routing.order, routing.num_groups) != (config.order, num_groups):
+        order_A = queue_order(routing, config.order, importance_T)
+        position_Tk = queue_positions(routing, order_A, num_groups)
     room = places if limit is None else jnp.minimum(places, limit)
     keep_Tk = routing.keep & (position_Tk < room)
     weight_Tk = routing.weight

@@ -24,7 +24,7 @@ from moejax.checks import require_choice, require_positive
 from moejax.moe.assignment import Routing
 from moejax.moe.balancing import COLLECTION
 from moejax.moe.capacity import apply_capacity, capacity_of
-from moejax.moe.config import CapacityConfig, RoutingConfig
+from moejax.moe.config import NON_CAUSAL, CapacityConfig, RoutingConfig
 from moejax.moe.dispatch import DISPATCH, Implementation, dispatch
 from moejax.moe.experts import Params, expert_mlp, narrow
 from moejax.moe.free import free_output
@@ -76,6 +76,7 @@ class MoEConfig:
     capacity: CapacityConfig | None = field(default_factory=CapacityConfig)
     eval_capacity: CapacityConfig | None = None
     dispatch: Implementation = "auto"
+    router: Literal["xla", "pallas"] | None = "xla"
     losses: LossWeights = field(default_factory=LossWeights)
     balanced_value: float = 1.0
 
@@ -205,6 +206,22 @@ class MoELayer(nn.Module):
             limits = self.config.capacity or CapacityConfig(factor=1.0)
             group = x_TD.shape[0] // max(num_groups, 1)
             capacity = capacity_of(limits, group, config.num_experts, config.top_k)
+        if self.config.router != "xla" and config.strategy not in NON_CAUSAL:
+            from moejax.kernels.router import fused_route  # Pallas is loaded where it is used
+
+            limits = self.config.capacity if train else self.config.eval_capacity
+            by_choice = limits is not None and limits.order == "choice_major"
+            by_sequence = limits is not None and limits.scope == "sequence"
+            return fused_route(
+                router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0]),
+                config,
+                bias_M=self.router_bias.value if config.has_bias else None,
+                mask_T=mask_T,
+                key=keys[1],
+                num_groups=num_groups if by_sequence else 1,
+                order="choice_major" if by_choice else "token_major",
+                implementation=self.config.router,
+            )[0]
         return route(
             router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0]),
             config,
