@@ -71,13 +71,15 @@ def peak_bytes_per_core(program: Program) -> int:
     """The most bytes that are live at once, spread evenly over the cores page by page."""
     sizes = {name: bytes_per_core(value, program.arch) for name, value in program.values().items()}
     resident = sum(sizes[value.name] for value in (*program.inputs, *program.weights))
-    last_use = {name: uses[-1] for name, uses in program.uses().items()}
+    uses, dying = program.uses(), [0] * (len(program.ops) + 1)  # bytes that each op reads last
+    for value in (value for op in program.ops for value in op.outputs):
+        if value.name in uses:
+            dying[uses[value.name][-1]] += sizes[value.name]
     live, peak = 0, 0
     for index, op in enumerate(program.ops):
         live += sum(sizes[value.name] for value in op.outputs)
         peak = max(peak, live)
-        produced = {value.name for earlier in program.ops[: index + 1] for value in earlier.outputs}
-        live -= sum(sizes[n] for n in produced if last_use.get(n, -1) == index)
+        live -= dying[index]
     return resident + peak
 
 
