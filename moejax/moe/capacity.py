@@ -64,14 +64,14 @@ def apply_capacity(
     *,
     num_groups: int = 1,
     importance_T: jax.Array | None = None,
-    limit: jax.Array | int | None = None,
+    ramp: jax.Array | float = 1.0,
     total: float = 1.0,
 ) -> Routing:
     """Drop the choices that find their expert full.
 
-    `num_groups` is the number of sequences of equal length, for scope "sequence". `limit`, a
-    traced number below the capacity, shortens the queues (for a capacity that grows in training).
-    Free experts have room for all. Renormalised weights of a token sum to `total`. ValueError if
+    `num_groups` is the number of sequences of equal length, for scope "sequence". `ramp`, traced
+    or not, is the share of the way from `minimum` places to all of them, for a capacity that grows
+    in training; shapes are those of the full one. Free experts have room for all. Renormalised weights of a token sum to `total`. ValueError if
     the tokens do not form the groups.
     """
     num_tokens, k = routing.index.shape
@@ -84,7 +84,10 @@ def apply_capacity(
     if position_Tk is None or (routing.order, routing.num_groups) != (config.order, num_groups):
         order_A = queue_order(routing, config.order, importance_T)
         position_Tk = queue_positions(routing, order_A, num_groups)
-    room = places if limit is None else jnp.minimum(places, limit)
+    room = places
+    if not isinstance(ramp, float) or ramp < 1:
+        fewest = min(config.minimum, places)
+        room = fewest + jnp.floor(ramp * (places - fewest)).astype(jnp.int32)
     keep_Tk = routing.keep & (position_Tk < room)
     weight_Tk = routing.weight
     if config.renormalise:
@@ -98,3 +101,12 @@ def apply_capacity(
         capacity=places,
         num_groups=num_groups,
     )
+
+
+def overflow_to(output: int, wanted: Routing, kept: Routing) -> Routing:
+    """Choices dropped over capacity go to this output of the router, a free expert, at the weight
+    that they had.
+    """
+    dropped_Tk = wanted.keep & ~kept.keep
+    index_Tk = jnp.where(dropped_Tk, output, kept.index)
+    return replace(kept, index=index_Tk, keep=wanted.keep)

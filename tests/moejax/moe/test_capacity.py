@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moejax.moe.capacity import apply_capacity, capacity_of
+from moejax.moe.capacity import apply_capacity, capacity_of, overflow_to
 from moejax.moe.config import CapacityConfig, RoutingConfig
 from moejax.moe.routing import route
 
@@ -84,12 +84,32 @@ def test_places(fields, tokens, expected):
     assert capacity_of(CapacityConfig(**fields), tokens, 8, 2) == expected
 
 
-def test_a_limit_shortens_the_queues(getkey):
+def test_a_ramp_shortens_the_queues(getkey):
     routing = route(jax.random.normal(getkey(), (32, 4)), RoutingConfig(num_experts=4))
-    full = CapacityConfig(factor=4.0)
-    shorter = jax.jit(lambda limit: apply_capacity(routing, full, limit=limit))(3)
-    assert shorter.capacity == 32
-    assert int(shorter.counts(shorter.keep).max()) == 3
+    limits = CapacityConfig(factor=0.75, minimum=2)
+    grown = jax.jit(lambda ramp: apply_capacity(routing, limits, ramp=ramp))
+    for ramp, places in ((0.0, 2), (0.29, 4), (0.5, 7), (1.0, 12)):
+        shorter = grown(jnp.float32(ramp))
+        assert shorter.capacity == 12
+        found = int(shorter.counts(shorter.keep).max())
+        assert found == min(places, int(routing.counts(routing.keep).max()))
+    full = apply_capacity(routing, limits)
+    np.testing.assert_array_equal(full.keep, shorter.keep)
+    assert grown._cache_size() == 1
+
+
+def test_overflow_goes_to_a_free_expert(getkey):
+    config = RoutingConfig(num_experts=4, top_k=2, free_experts=("zero", "copy"))
+    mask = jnp.arange(32) < 30
+    wanted = route(jax.random.normal(getkey(), (32, 6)), config, mask_T=mask)
+    kept = apply_capacity(wanted, CapacityConfig(factor=0.5))
+    served = overflow_to(5, wanted, kept)
+    dropped = np.asarray(wanted.keep & ~kept.keep)
+    assert dropped.any()
+    expected = np.where(dropped, 5, wanted.index)
+    np.testing.assert_array_equal(served.index, expected)
+    np.testing.assert_array_equal(served.kept_weight, wanted.kept_weight)
+    np.testing.assert_array_equal(served.served, kept.served)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
