@@ -1,7 +1,7 @@
 """Scaled dot-product attention with grouped key heads.
 
 N is the number of query heads, M that of key heads (M divides N), S the queries, T the keys, H the
-width of a head. Query head n reads key head n // (N / M).
+width of a head, V that of its values. Query head n reads key head n // (N / M).
 """
 
 import jax
@@ -17,14 +17,14 @@ EXCLUDED = -1e9
 def attention(
     q_BNSH: jax.Array,
     k_BMTH: jax.Array,
-    v_BMTH: jax.Array,
+    v_BMTV: jax.Array,
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     *,
     scale: float,
     causal: bool = False,
 ) -> jax.Array:
-    """softmax(scale * q k^T + bias) v: [B, N, S, H], [B, M, T, H] twice -> [B, N, S, H].
+    """softmax(scale * q k^T + bias) v: [B, N, S, H], [B, M, T, H], [B, M, T, V] -> [B, N, S, V].
 
     mask (bool, False: no attention) and bias are [B or 1, N or 1, S or 1, T]. With `causal`, query
     i sees the keys up to i + T - S. Scores and softmax are float32.
@@ -42,11 +42,12 @@ def attention(
         scores = jnp.where(causal_mask(steps, keys), scores, EXCLUDED)
     if mask is not None:
         scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, EXCLUDED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMTH.dtype)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMTV.dtype)
     weights_BMRT = weights.reshape(batch, groups, heads // groups * steps, keys)
-    return jnp.einsum("bmrt,bmth->bmrh", weights_BMRT, v_BMTH).reshape(q_BNSH.shape)
+    y_BMRV = jnp.einsum("bmrt,bmtv->bmrv", weights_BMRT, v_BMTV)
+    return y_BMRV.reshape(batch, heads, steps, -1)
 
 
-def causal_mask(steps: int, keys: int) -> jax.Array:
-    """bool [1, 1, S, T]: whether query i sees key j, j <= i + T - S."""
-    return jnp.tril(jnp.ones((steps, keys), bool), keys - steps)[None, None]
+def causal_mask(steps: int, keys: int, shift: int = 0) -> jax.Array:
+    """bool [1, 1, S, T]: whether query i sees key j, j <= i + T - S + shift."""
+    return jnp.tril(jnp.ones((steps, keys), bool), keys - steps + shift)[None, None]

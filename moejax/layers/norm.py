@@ -1,5 +1,6 @@
 """Normalisation over features. Statistics are float32, results have the dtype of the input."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -40,3 +41,18 @@ def _scaled(x: jax.Array, scale_D: jax.Array | None) -> jax.Array:
 
 def _row(vector_D: jax.Array, like: jax.Array) -> jax.Array:
     return vector_D.reshape((1,) * (like.ndim - 1) + vector_D.shape)
+
+
+class Norm(nn.Module):
+    """Layer norm or RMS norm over the last axis: [..., D] -> [..., D]; params scale (and bias)."""
+
+    kind: str
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        if self.kind == "rms_norm":
+            return rms_norm(x, scale_D, eps=self.eps)
+        bias_D = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layer_norm(x, scale_D, bias_D, eps=self.eps)

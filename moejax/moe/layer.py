@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from moejax.checks import require_choice, require_positive
+from moejax.layers.init import FAN_IN, STACKED_FAN_IN
 from moejax.moe.assignment import Routing
 from moejax.moe.balancing import COLLECTION
 from moejax.moe.capacity import apply_capacity, capacity_of
@@ -36,13 +37,6 @@ from moejax.moe.losses import (
 )
 from moejax.moe.routing import route, router_logits, soft_route
 from moejax.moe.usage import usage
-
-INIT = nn.initializers.variance_scaling(
-    1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=()
-)
-STACKED_INIT = nn.initializers.variance_scaling(
-    1.0, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1, batch_axis=(0,)
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +97,7 @@ class Experts(nn.Module):
     @nn.compact
     def __call__(self) -> Params:
         stack = () if self.num_experts is None else (self.num_experts,)
-        init = INIT if self.num_experts is None else STACKED_INIT
+        init = FAN_IN if self.num_experts is None else STACKED_FAN_IN
         sizes = {"up": (self.d_model, self.d_ff), "down": (self.d_ff, self.d_model)}
         if self.kind == "swiglu":
             sizes["gate"] = sizes["up"]
@@ -136,7 +130,7 @@ class MoELayer(nn.Module):
         soft = config.routing.strategy == "soft"
         slots = config.routing.slots_per_expert if soft else 1
         outputs = config.routing.num_outputs * slots
-        self.router_kernel = self.param("router_kernel", INIT, (config.d_model, outputs))
+        self.router_kernel = self.param("router_kernel", FAN_IN, (config.d_model, outputs))
         if soft:
             self.router_scale = self.param("router_scale", nn.initializers.ones, ())
         if config.routing.has_bias:
@@ -145,13 +139,13 @@ class MoELayer(nn.Module):
             width = config.num_shared_experts * config.d_ff
             self.shared = Experts(config.d_model, width, **options)
         if config.shared_gate:
-            self.shared_gate = self.param("shared_gate", INIT, (config.d_model, 1))
+            self.shared_gate = self.param("shared_gate", FAN_IN, (config.d_model, 1))
         count = config.routing.free_experts.count("constant")
         if count:
             zeros = nn.initializers.zeros
             self.constant_vector = self.param("constant_vector", zeros, (count, config.d_model))
             shape = count, config.d_model, 2
-            self.constant_kernel = self.param("constant_kernel", STACKED_INIT, shape)
+            self.constant_kernel = self.param("constant_kernel", STACKED_FAN_IN, shape)
 
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False

@@ -13,8 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax.layers.cache import own_span
+from moejax.layers.norm import Norm
+from moejax.layers.self_attention import AttentionConfig, SelfAttention
 from moejax.moe.assignment import Routing
-from moejax.moe.block import Attention, BlockConfig, MoEBlock, Norm
+from moejax.moe.block import BlockConfig, MoEBlock
 from moejax.moe.blocks import block_sizes, sorted_experts, spare_rows
 from moejax.moe.capacity import apply_capacity
 from moejax.moe.config import CapacityConfig, RoutingConfig
@@ -163,26 +166,32 @@ def block(sizes: Sizes) -> Section:
     x_BSD = _tokens(sizes).reshape(sizes.batch, sizes.length, sizes.width)
     config = BlockConfig(
         moe=_config(sizes, "auto"),
-        num_heads=sizes.heads,
-        num_kv_heads=sizes.heads,
-        head_dim=sizes.width // sizes.heads,
+        attention=AttentionConfig(
+            num_heads=sizes.heads, num_kv_heads=sizes.heads, head_dim=sizes.width // sizes.heads
+        ),
     )
+    attention = SelfAttention(config.attention)
     module = MoEBlock(config)
     variables = jax.jit(module.init)(jax.random.key(0), x_BSD[:1, :8])
     variables = {"params": variables["params"]}
+    norm = Norm(config.norm, config.norm_eps).apply
+
+    def attend(variables, x_BSD):
+        return attention.apply(variables, x_BSD, own_span(x_BSD.shape[1]))
+
     parts = {
-        "norm": (Norm(config.norm, config.norm_eps), "attention_norm"),
-        "attention": (Attention(config), "attention"),
-        "norm ": (Norm(config.norm, config.norm_eps), "moe_norm"),
-        "MoE layer": (MoELayer(config.moe), "moe"),
+        "norm": (norm, "attention_norm"),
+        "attention": (attend, "attention"),
+        "norm ": (norm, "moe_norm"),
+        "MoE layer": (MoELayer(config.moe).apply, "moe"),
     }
     steps = [
         Step(
             name=name.strip(),
-            function=part.apply,
+            function=function,
             arguments=({"params": variables["params"][key]}, x_BSD),
         )
-        for name, (part, key) in parts.items()
+        for name, (function, key) in parts.items()
     ]
     steps += [
         Step(name="**block**", function=module.apply, arguments=(variables, x_BSD)),

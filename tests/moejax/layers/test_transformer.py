@@ -11,7 +11,7 @@ from moejax.layers.embedding import embedding
 from moejax.layers.gelu import gelu
 from moejax.layers.mlp import swiglu
 from moejax.layers.norm import layer_norm, rms_norm
-from moejax.layers.rope import quarter_turn, rope, rope_tables
+from moejax.layers.rope import RopeConfig, quarter_turn, rope, rope_rows
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(1, 2, (2, 5, 8)).astype(np.float32)
@@ -68,7 +68,7 @@ class TestRope:
         options = {"interleaved": interleaved}
 
         def product(i, j):
-            tables = rope_tables(np.array([i, j]), 8, **options)
+            tables = rope_rows(RopeConfig(**options), 8, np.array([i, j]))
             turned = rope(np.stack([q, k])[None], *tables, **options)
             return turned[0, 0] @ turned[0, 1]
 
@@ -78,14 +78,14 @@ class TestRope:
     def test_both_pairings_turn_the_same_pairs(self):
         order = np.concatenate([np.arange(0, 8, 2), np.arange(1, 8, 2)])
         positions = np.arange(5)
-        halves = rope(X[..., order], *rope_tables(positions, 8))
-        pairs = rope(X, *rope_tables(positions, 8, interleaved=True), interleaved=True)
+        halves = rope(X[..., order], *rope_rows(RopeConfig(), 8, positions))
+        pairs = rope(X, *rope_rows(RopeConfig(interleaved=True), 8, positions), interleaved=True)
         np.testing.assert_allclose(halves, pairs[..., order], **CLOSE)
 
     def test_turns_by_the_angle_and_passes_the_rest_through(self):
         x = np.zeros((1, 1, 6), np.float32)
         x[..., 0], x[..., 4:] = 1, 7
-        turned = rope(x, *rope_tables(np.array([0.5]), 2))
+        turned = rope(x, *rope_rows(RopeConfig(), 2, np.array([0.5])))
         np.testing.assert_allclose(turned[0, 0, :2], [np.cos(0.5), np.sin(0.5)], rtol=1e-6)
         np.testing.assert_array_equal(turned[0, 0, 2:], x[0, 0, 2:])
 
@@ -98,7 +98,7 @@ class TestRope:
 
     def test_features_come_in_pairs(self):
         with pytest.raises(ValueError, match="width is 7; rotated features come in pairs"):
-            rope_tables(np.arange(3), 7)
+            rope_rows(RopeConfig(), 7, np.arange(3))
 
 
 class TestAttention:

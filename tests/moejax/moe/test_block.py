@@ -5,16 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moejax.layers.rope import RopeConfig
+from moejax.layers.self_attention import AttentionConfig
 from moejax.moe.block import BlockConfig, MoEBlock
 from moejax.moe.config import RoutingConfig
 from moejax.moe.layer import MoEConfig
 
+SIZES = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
 
-def make(x, routing=None, **fields):
+
+def make(x, routing=None, attention=None, **fields):
     routing = RoutingConfig(num_experts=4, **(routing or {}))
     moe = MoEConfig(d_model=x.shape[-1], d_ff=8, routing=routing)
-    sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
-    block = MoEBlock(BlockConfig(moe=moe, **sizes | fields))
+    heads = AttentionConfig(**SIZES | (attention or {}))
+    block = MoEBlock(BlockConfig(moe=moe, attention=heads, **fields))
     return block, block.init(jax.random.key(0), x)
 
 
@@ -24,13 +28,13 @@ def x(getkey):
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
-@pytest.mark.parametrize("fields", [{}, {"num_kv_heads": 4, "use_bias": True}])
-def test_causal_blocks_see_no_future(x, norm, fields):
-    block, variables = make(x, norm=norm, **fields)
+@pytest.mark.parametrize("attention", [{}, {"num_kv_heads": 4, "use_bias": True}])
+def test_causal_blocks_see_no_future(x, norm, attention):
+    block, variables = make(x, norm=norm, attention=attention)
     y = jax.jit(block.apply)(variables, x)
     assert y.shape == x.shape
     np.testing.assert_allclose(block.apply(variables, x[:, :4]), y[:, :4], atol=1e-5)
-    block, variables = make(x, norm=norm, causal=False, **fields)
+    block, variables = make(x, norm=norm, causal=False, attention=attention)
     y = block.apply(variables, x)
     assert np.abs(block.apply(variables, x[:, :4]) - y[:, :4]).max() > 1e-3
 
@@ -45,8 +49,8 @@ def test_padding_is_not_seen(x):
 
 def test_positions_matter_only_with_rope(x):
     swapped = x[:, ::-1]
-    for base, moved in ((None, False), (10_000.0, True)):
-        block, variables = make(x, causal=False, rope_base=base)
+    for rope, moved in ((None, False), (RopeConfig(), True)):
+        block, variables = make(x, causal=False, attention={"rope": rope})
         difference = np.abs(block.apply(variables, swapped)[:, ::-1] - block.apply(variables, x))
         assert (difference.max() > 1e-3) == moved
 
@@ -66,8 +70,8 @@ def test_dropout_and_gradients(x):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_kv_heads": 3}, "multiple of num_kv_heads"),
-        ({"head_dim": 5}, "head_dim is 5"),
+        ({"attention": {"num_kv_heads": 3}}, "multiple of num_kv_heads"),
+        ({"attention": {"head_dim": 5}}, "head_dim is 5"),
         ({"norm": "batch"}, "norm is 'batch'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],

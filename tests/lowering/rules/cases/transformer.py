@@ -9,7 +9,7 @@ from moejax.layers.gelu import gelu
 from moejax.layers.linear import linear
 from moejax.layers.mlp import swiglu
 from moejax.layers.norm import layer_norm, rms_norm
-from moejax.layers.rope import rope, rope_tables
+from moejax.layers.rope import RopeConfig, rope, rope_rows
 from tests.lowering.rules.cases.base import Case, booleans, integers, normal, positive
 
 X = normal(2, 5, 50) + 0.5
@@ -94,7 +94,7 @@ CASES = [
             "moejax.rope",
             f"width {width} interleaved {interleaved}",
             lambda x, w=width, i=interleaved: rope(
-                x, *rope_tables(np.arange(5), w, interleaved=i), interleaved=i
+                x, *rope_rows(RopeConfig(interleaved=i), w, np.arange(5)), interleaved=i
             ),
             (normal(2, 3, 5, 32),),
         )
@@ -105,7 +105,7 @@ CASES = [
         "moejax.rope",
         "computed tables",
         lambda x, c, s: rope(x, c, s),
-        (normal(2, 3, 5, 8), *rope_tables(np.arange(5) + 3, 8)),
+        (normal(2, 3, 5, 8), *rope_rows(RopeConfig(), 8, np.arange(5) + 3)),
     ),
     *(
         _attention(f"causal {n} width {w}", 4, g, n, n, w, causal=True)
