@@ -55,9 +55,9 @@ class MoEConfig:
     """Sizes and habits of a layer.
 
     `capacity` holds in training, `eval_capacity` otherwise; None drops nothing. With expert choice
-    `capacity` holds in both. `num_shared_experts` of width d_ff see every token, as one MLP of
-    their total width, times sigmoid(x . g) with `shared_gate`. `balanced_value` is the load
-    balance of even use: 1, or top_k as Mixtral counts.
+    `capacity` holds in both. `num_shared_experts` of width `shared_d_ff` (None: d_ff) see every
+    token, as one MLP of their total width, times sigmoid(x . g) with `shared_gate`.
+    `balanced_value` is the load balance of even use: 1, or top_k as Mixtral counts.
     """
 
     d_model: int
@@ -66,6 +66,7 @@ class MoEConfig:
     expert: Literal["swiglu", "gelu"] = "swiglu"
     use_bias: bool = False
     num_shared_experts: int = 0
+    shared_d_ff: int | None = None
     shared_gate: bool = False
     capacity: CapacityConfig | None = field(default_factory=CapacityConfig)
     eval_capacity: CapacityConfig | None = None
@@ -79,6 +80,8 @@ class MoEConfig:
         require_positive("d_ff", self.d_ff)
         require_choice("expert", self.expert, ("swiglu", "gelu"))
         require_choice("dispatch", self.dispatch, ("auto", *DISPATCH))
+        if self.shared_d_ff is not None:
+            require_positive("shared_d_ff", self.shared_d_ff)
         if self.num_shared_experts < 0:
             raise ValueError(f"num_shared_experts is {self.num_shared_experts}; it must be >= 0")
         if self.shared_gate and not self.num_shared_experts:
@@ -115,8 +118,9 @@ class MoELayer(nn.Module):
     Shapes: x [..., S, D], mask [..., S] (true: a token that counts) -> [..., S, D] in x's dtype.
     Groups for capacity by sequence, expert choice and Soft MoE are the sequences [S]. Collections:
     params; router_state with the correction bias; moe, sown where mutable: `usage` and the
-    weighted `aux_loss`. Rng "router" in training, where jitter or a drawn second expert asks for
-    one. `dispatcher` replaces the dispatch, for example by one over several devices.
+    weighted `aux_loss`; intermediates: `routing`, behind capacity. Rng "router" in training, where
+    jitter or a drawn second expert asks for one. `dispatcher` replaces the dispatch, for example by
+    one over several devices.
     """
 
     config: MoEConfig
@@ -136,7 +140,7 @@ class MoELayer(nn.Module):
         if config.routing.has_bias:
             self.router_bias = self.variable(COLLECTION, "bias", jnp.zeros, (outputs,))
         if config.num_shared_experts:
-            width = config.num_shared_experts * config.d_ff
+            width = config.num_shared_experts * (config.shared_d_ff or config.d_ff)
             self.shared = Experts(config.d_model, width, **options)
         if config.shared_gate:
             self.shared_gate = self.param("shared_gate", FAN_IN, (config.d_model, 1))
@@ -172,6 +176,7 @@ class MoELayer(nn.Module):
             routing = apply_capacity(
                 wanted, capacity, num_groups=num_groups, total=config.routing.scale
             )
+        self.sow("intermediates", "routing", routing)
         self._sow(wanted, routing, num_groups)
         params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
         send = self.dispatcher or partial(dispatch, implementation=config.dispatch)
