@@ -13,7 +13,6 @@ from rich.console import Console
 from train import recipes
 from train.checkpoint import CheckpointStore
 from train.config import Config, config_hash, override
-from train.data import Dataset
 from train.loop import Result, train
 from train.optim import make_optimizer
 from train.step import init_state
@@ -28,7 +27,7 @@ class LoadedRun:
     workdir: Workdir
     config: Config
     system: ModuleType
-    dataset: Dataset
+    dataset: Any
     task: Task
     params: Any
 
@@ -55,7 +54,7 @@ def train_recipe(
     module = recipes.system(recipe)
     dataset = module.load(config)
     config = module.resolve(config, dataset)
-    for line in describe(dataset):
+    for line in (dataset.describe(), *(f"note: {note}" for note in dataset.notes)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with place.held():
         place.set_config(config)
@@ -72,17 +71,6 @@ def train_recipe(
         )
 
 
-def describe(dataset: Dataset) -> list[str]:
-    """Where the data comes from, how much there is, and what was replaced or repaired."""
-    series = dataset.series
-    counts = ", ".join(f"{len(starts)} {part}" for part, starts in dataset.starts.items())
-    size = f"{series.num_rows} rows of {series.num_channels} columns"
-    return [
-        f"data: {series.name} from {series.source}, {size}; windows: {counts}",
-        *(f"note: {note}" for note in series.notes),
-    ]
-
-
 def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
     """The best parameters of a run (finished or not), with all that is needed to use them.
 
@@ -93,13 +81,12 @@ def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
     config = place.read_config()
     module = recipes.system(config.recipe)
     dataset = module.load(config)
-    notes = "".join(f" Note: {note}." for note in dataset.series.notes)
-    found = module.resolve(config, dataset).model.num_channels
-    if found != config.model.num_channels:
+    notes = "".join(f" Note: {note}." for note in dataset.notes)
+    misfit = module.misfit(config, dataset)
+    if misfit:
         raise ValueError(
-            f"the data has {found} channels, but the model of {place.path} was trained on "
-            f"{config.model.num_channels}; restore the data, or train again in another --workdir."
-            + notes
+            f"{misfit[0]}, but the model of {place.path} was trained on {misfit[1]}; restore the "
+            "data, or train again in another --workdir." + notes
         )
     task = module.make_task(config, dataset)
     optimizer = make_optimizer(config.optim, steps_per_epoch=1, epochs=1)
@@ -110,7 +97,7 @@ def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
         raise ValueError(f"{place.path} has no usable checkpoint; run `moejax train` first")
     if checkpoint.host["identity"]["data"] != task.fingerprint:
         raise ValueError(
-            f"{dataset.series.source} is not the data that {place.path} was trained "
+            f"{dataset.source} is not the data that {place.path} was trained "
             "on; restore it, or train again in another --workdir." + notes
         )
     return LoadedRun(

@@ -20,10 +20,12 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 class LoopConfig:
     """How long, in what pieces, from which seed.
 
-    `patience`: epochs without a better validation mse before stopping. `steps_per_call`: training
-    steps in one compiled call, between which checkpoints can be written (`checkpoint_seconds`
-    apart; one is always written after an epoch). `max_skipped`: non-finite steps in a row before
-    giving up.
+    An epoch ends with validation and a checkpoint. It is one pass over the data, or
+    `steps_per_epoch` steps where that is not 0. `patience`: epochs without a better validation
+    score before stopping. `steps_per_call`: training steps in one compiled call, between which
+    checkpoints can be written (`checkpoint_seconds` apart). `accumulate`: pieces in which the
+    gradient of a batch is taken, to need less memory. `max_skipped`: non-finite steps in a row
+    before giving up.
     """
 
     epochs: int = 10
@@ -31,29 +33,35 @@ class LoopConfig:
     eval_batch_size: int = 256
     patience: int = 3
     seed: int = 0
+    steps_per_epoch: int = 0
     steps_per_call: int = 4096
+    accumulate: int = 1
     checkpoint_seconds: float = 60.0
     unroll: int = 1
     max_skipped: int = 20
 
     def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
-            if one.name in ("seed", "checkpoint_seconds"):
-                continue
-            if getattr(self, one.name) < 1:
-                raise ValueError(f"loop.{one.name} is {getattr(self, one.name)}; it must be >= 1")
-        if self.seed < 0:
-            raise ValueError(f"loop.seed is {self.seed}; it must not be negative")
+            least = 0 if one.name in ("seed", "checkpoint_seconds", "steps_per_epoch") else 1
+            if not getattr(self, one.name) >= least:
+                raise ValueError(
+                    f"loop.{one.name} is {getattr(self, one.name)}; it must be >= {least}"
+                )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"loop.batch_size is {self.batch_size}; it must be a multiple of loop.accumulate,"
+                f" which is {self.accumulate}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that determines a run. `recipe` names the function that made it; `model` is the
-    config dataclass of its system."""
+    """Everything that determines a run. `recipe` names the function that made it; `model` and
+    `data` are config dataclasses of its system."""
 
     recipe: str
     model: Any
-    data: DataConfig = field(default_factory=DataConfig)
+    data: Any = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

@@ -140,6 +140,23 @@ class Dataset:
     starts: dict[Part, np.ndarray]
 
     @property
+    def source(self) -> str:
+        """Where the series comes from."""
+        return self.series.source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was replaced, repaired or ignored."""
+        return self.series.notes
+
+    def describe(self) -> str:
+        """Where the data comes from and how much there is, in a line."""
+        series = self.series
+        counts = ", ".join(f"{len(starts)} {part}" for part, starts in self.starts.items())
+        size = f"{series.num_rows} rows of {series.num_channels} columns"
+        return f"data: {series.name} from {series.source}, {size}; windows: {counts}"
+
+    @property
     def targets(self) -> slice:
         """Which channels are scored: all in M, the last in S and MS."""
         return slice(self.series.num_channels - self.series.num_targets, self.series.num_channels)
@@ -221,42 +238,65 @@ def _without_constant(series: Series, train: slice) -> Series:
 class _Order:
     """Shuffled window indices by random access: element i is call i, int32 [steps,batch].
 
-    Epochs are cut into calls of `steps_per_call` steps, the last possibly shorter; windows that do
-    not fill a batch wait for another epoch, whose order is different.
+    Epochs are cut into calls of `steps_per_call` steps, the last possibly shorter. A pass over the
+    data is as many full batches as there are; what does not fill one waits for another pass, whose
+    order is different. An epoch is a pass, or so many steps of one pass after the other.
     """
 
-    def __init__(self, num_windows: int, batch_size: int, steps_per_call: int, seed: int):
+    def __init__(
+        self,
+        num_windows: int,
+        batch_size: int,
+        steps_per_call: int,
+        steps_per_epoch: int,
+        seed: int,
+    ):
         self.num_windows, self.batch_size, self.seed = num_windows, batch_size, seed
-        self.steps = num_windows // batch_size
-        self.steps_per_call = min(steps_per_call, self.steps)
-        self.calls = -(-self.steps // self.steps_per_call)
-        self._epoch, self._indices = -1, np.zeros((0, batch_size), np.int32)
+        self.steps_per_pass = num_windows // batch_size
+        self.steps_per_epoch = steps_per_epoch or self.steps_per_pass
+        self.steps_per_call = min(steps_per_call, self.steps_per_epoch)
+        self.calls = -(-self.steps_per_epoch // self.steps_per_call)
+        self._pass, self._indices = -1, np.zeros((0, batch_size), np.int32)
 
     def __len__(self) -> int:
         return self.calls * 1_000_000
 
     def __getitem__(self, index) -> np.ndarray:
         epoch, call = divmod(int(index), self.calls)
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(self.num_windows)[: self.steps * self.batch_size]
-            self._indices = order.astype(np.int32).reshape(self.steps, self.batch_size)
-            self._epoch = epoch
-        return self._indices[call * self.steps_per_call : (call + 1) * self.steps_per_call]
+        first = call * self.steps_per_call
+        last = min(first + self.steps_per_call, self.steps_per_epoch)
+        steps = epoch * self.steps_per_epoch + np.arange(first, last)
+        numbers, places = np.divmod(steps, self.steps_per_pass)
+        return np.concatenate(
+            [self._in_pass(one)[places[numbers == one]] for one in np.unique(numbers)]
+        )
+
+    def _in_pass(self, number: int) -> np.ndarray:
+        if number != self._pass:
+            rng = np.random.default_rng([self.seed, number])
+            order = rng.permutation(self.num_windows)[: self.steps_per_pass * self.batch_size]
+            self._indices = order.astype(np.int32).reshape(self.steps_per_pass, self.batch_size)
+            self._pass = number
+        return self._indices
 
 
 def batches(
-    num_windows: int, *, batch_size: int, steps_per_call: int, seed: int
+    num_windows: int,
+    *,
+    batch_size: int,
+    steps_per_call: int,
+    seed: int,
+    steps_per_epoch: int = 0,
 ) -> Iterator[np.ndarray]:
     """An endless grain iterator over window indices int32 [steps,batch], with a saveable state.
 
-    An epoch is ceil((num_windows // batch_size) / steps_per_call) elements. ValueError when
-    no batch can be filled.
+    An epoch of n steps is ceil(n / steps_per_call) elements; without `steps_per_epoch` it is one
+    pass over the windows. ValueError when no batch can be filled.
     """
     if batch_size > num_windows:
         raise ValueError(
             f"batch_size {batch_size} is more than the {num_windows} training windows; lower it"
         )
-    order = _Order(num_windows, batch_size, steps_per_call, seed)
+    order = _Order(num_windows, batch_size, steps_per_call, steps_per_epoch, seed)
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     return iter(grain.MapDataset.source(order).to_iter_dataset(options))

@@ -33,12 +33,14 @@ class Progress:
     epoch: int = 0
     call: int = 0
     calls_made: int = 0
-    best_mse: float = math.inf
+    best_score: float = math.inf
     best_epoch: int = 0
     epochs_without_gain: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
     seconds: float = 0.0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -64,7 +66,7 @@ class Run:
     ):
         self.task, self.loop, self.workdir, self.console = task, loop, workdir, console
         self.identity = {**identity, "data": task.fingerprint}
-        self.trainer = Trainer(task, optimizer, unroll=loop.unroll)
+        self.trainer = Trainer(task, optimizer, unroll=loop.unroll, accumulate=loop.accumulate)
         self.scorer = Scorer(task, batch_size=loop.eval_batch_size)
         self.store = CheckpointStore(workdir.checkpoints, say=console.print)
         self.iterator = make_iterator(task, loop)
@@ -72,9 +74,10 @@ class Run:
         self._init = functools.partial(init_state, task, optimizer, loop.seed)
         self.state: TrainState = jax.eval_shape(self._init)
         self.best = self.state.params
-        self.steps_per_epoch = len(task.indices["train"]) // loop.batch_size
+        self.steps_per_epoch = steps_per_epoch(task, loop)
         self.calls_per_epoch = -(-self.steps_per_epoch // loop.steps_per_call)
-        self.saved_at = time.monotonic()
+        self.saved_at = self.timed_at = time.monotonic()
+        self.cpu_at = time.process_time()
 
     def resume(self) -> None:
         """Continue from the newest usable checkpoint, if any; ValueError if of another run."""
@@ -135,6 +138,7 @@ class Run:
             "steps": int(self.state.step),
             "skipped_steps": int(self.state.skipped),
             "train_seconds": round(progress.seconds, 3),
+            **self._times(),
         }
         for part in ("val", "test"):
             scores = self.scorer.scores(self.best, part)
@@ -168,10 +172,11 @@ class Run:
         progress = self.progress
         scores = self.scorer.scores(self.state.params, "val")
         progress.epoch += 1
-        better = scores["mse"] < progress.best_mse
+        score = scores[self.task.watched]
+        better = score < progress.best_score
         if better:
             self.best = self.state.params
-            progress.best_mse, progress.best_epoch = scores["mse"], progress.epoch
+            progress.best_score, progress.best_epoch = score, progress.epoch
         progress.epochs_without_gain = 0 if better else progress.epochs_without_gain + 1
         line = {
             "epoch": progress.epoch,
@@ -179,16 +184,30 @@ class Run:
             "train_loss": self._mean_loss(),
             **{f"val_{name}": value for name, value in scores.items()},
             "best": better,
+            **self.task.report(self.state.params),
             "skipped_steps": int(self.state.skipped),
             "windows_per_second": round(bar.rate(), 1),
             "seconds": round(progress.seconds, 3),
+            **self._times(),
         }
         progress.history.append(line)
         self.workdir.append_metrics(line)
         bar.end_epoch(line)
         progress.call, progress.loss_sum, progress.loss_steps = 0, 0.0, 0
 
+    def _times(self) -> dict[str, float]:
+        """Seconds since training began, scoring included: on the clock, and of all cores."""
+        progress, wall, cpu = self.progress, time.monotonic(), time.process_time()
+        progress.wall_seconds += wall - self.timed_at
+        progress.cpu_seconds += cpu - self.cpu_at
+        self.timed_at, self.cpu_at = wall, cpu
+        return {
+            "wall_seconds": round(progress.wall_seconds, 3),
+            "cpu_seconds": round(progress.cpu_seconds, 3),
+        }
+
     def _save(self) -> None:
+        self._times()
         host = {
             "identity": self.identity,
             "progress": vars(self.progress),
@@ -200,12 +219,18 @@ class Run:
         self.saved_at = time.monotonic()
 
 
+def steps_per_epoch(task: Task, loop: LoopConfig) -> int:
+    """Training steps from one validation to the next."""
+    return loop.steps_per_epoch or len(task.indices["train"]) // loop.batch_size
+
+
 def make_iterator(task: Task, loop: LoopConfig) -> Any:
     """The grain iterator over batches of training windows."""
     return batches(
         len(task.indices["train"]),
         batch_size=loop.batch_size,
         steps_per_call=loop.steps_per_call,
+        steps_per_epoch=loop.steps_per_epoch,
         seed=loop.seed,
     )
 
@@ -226,12 +251,13 @@ def train(
     """
     console = console or Console()
     task = replace(task, arrays=jax.device_put(task.arrays))
-    steps_per_epoch = len(task.indices["train"]) // loop.batch_size
-    optimizer = make_optimizer(steps_per_epoch=max(steps_per_epoch, 1), epochs=loop.epochs)
+    steps = max(steps_per_epoch(task, loop), 1)
+    optimizer = make_optimizer(steps_per_epoch=steps, epochs=loop.epochs)
     run = Run(task, optimizer, loop, workdir, identity, console)
     run.resume()
     windows = run.steps_per_epoch * loop.batch_size
-    with EpochBar(console, epochs=loop.epochs, windows_per_epoch=windows) as bar:
+    sizes = {"epochs": loop.epochs, "windows_per_epoch": windows}
+    with EpochBar(console, **sizes, watched=task.watched) as bar:
         bar.start(run.progress.epoch, run.progress.call / max(run.calls_per_epoch, 1))
         while not run.finished():
             run.run_epoch(bar)

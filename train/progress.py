@@ -9,8 +9,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 class EpochBar:
     """A bar over all windows of a run; `rate` is that of the current epoch, without compilation."""
 
-    def __init__(self, console: Console, *, epochs: int, windows_per_epoch: int):
+    def __init__(
+        self, console: Console, *, epochs: int, windows_per_epoch: int, watched: str = "mse"
+    ):
         self.console, self.epochs, self.windows = console, epochs, windows_per_epoch
+        self.watched = watched
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -51,7 +54,8 @@ class EpochBar:
         mark = " (best)" if line["best"] else ""
         self.console.print(
             f"epoch {line['epoch']:>3}/{self.epochs}  train {line['train_loss']:.4f}  "
-            f"val mse {line['val_mse']:.4f}{mark}  {line['windows_per_second']:,.0f} windows/s",
+            f"val {self.watched.replace('_', ' ')} {line[f'val_{self.watched}']:.4f}{mark}  "
+            f"{line['windows_per_second']:,.0f} windows/s",
             highlight=False,
         )
         self._seconds, self._done = 0.0, 0

@@ -27,8 +27,8 @@ from train.task import Task
 class TrainState:
     """All that training changes. Randomness of a step comes from `key` (raw data) and `step` alone.
 
-    `skipped`: steps left out so far; `streak`: how many in a row up to now; `worst_streak`: at
-    most.
+    `params`: see Task. `skipped`: steps left out so far; `streak`: how many in a row up to now;
+    `worst_streak`: at most.
     """
 
     params: Any
@@ -46,7 +46,7 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
     params = jax.jit(task.init)(init_key)
     return TrainState(
         params=params,
-        opt_state=jax.jit(optimizer.init)(params),
+        opt_state=jax.jit(optimizer.init)(trained(task, params)),
         key=jax.random.key_data(step_key),
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
@@ -55,29 +55,75 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
     )
 
 
+def trained(task: Task, params: Any) -> Any:
+    """The part of a task's parameters that the optimiser changes."""
+    return params if task.update is None else params["params"]
+
+
 def all_finite(tree: Any) -> jax.Array:
     """Whether every number in a pytree is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _replaced(task: Task, params: Any, new: Any) -> Any:
+    return new if task.update is None else {**params, "params": new}
+
+
+def _gradients(
+    task: Task, arrays: Any, params: Any, indices_B: jax.Array, key: jax.Array
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+    """The weight of a batch; its metrics, the loss among them, and gradients."""
+    batch = task.cut(arrays, indices_B)
+
+    def loss(new: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return task.loss(_replaced(task, params, new), batch, key)
+
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(trained(task, params))
+    return task.weight(batch), ({"loss": value, **metrics}, grads)
+
+
+def _accumulated(
+    task: Task, arrays: Any, params: Any, indices_AB: jax.Array, key: jax.Array
+) -> tuple[dict[str, jax.Array], Any]:
+    """Means of metrics and gradients over batches that are worked on one after the other."""
+
+    def scaled(indices_B: jax.Array, key: jax.Array) -> Any:
+        weight, found = _gradients(task, arrays, params, indices_B, key)
+        return weight, jax.tree.map(lambda leaf: weight * leaf, found)
+
+    def add(sums: Any, one: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, scaled(*one)), None
+
+    keys = jax.random.split(key, len(indices_AB))
+    shapes = jax.eval_shape(scaled, indices_AB[0], keys[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, sums = jax.lax.scan(add, zeros, (indices_AB, keys))[0]
+    return jax.tree.map(lambda leaf: leaf / total, sums)
 
 
 def _step(
     task: Task,
     optimizer: optax.GradientTransformation,
     guarded: bool,
+    accumulate: int,
     arrays: Any,
     state: TrainState,
     indices_B: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    batch = task.cut(arrays, indices_B)
-    gradient = jax.value_and_grad(task.loss, has_aux=True)
-    (loss, metrics), grads = gradient(state.params, batch, key)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    if accumulate == 1:
+        metrics, grads = _gradients(task, arrays, state.params, indices_B, key)[1]
+    else:
+        indices_AB = indices_B.reshape(accumulate, -1)
+        metrics, grads = _accumulated(task, arrays, state.params, indices_AB, key)
+    old = trained(task, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, old)
+    params = _replaced(task, state.params, optax.apply_updates(old, updates))
+    if task.update is not None:
+        params = task.update(params, metrics)
     skipped, streak, worst = state.skipped, state.streak, state.worst_streak
-    metrics = {"loss": loss, **metrics}
     if guarded:
-        good = all_finite((loss, grads, params, opt_state))
+        good = all_finite((metrics["loss"], grads, params, opt_state))
         old = (state.params, state.opt_state)
         params, opt_state = jax.tree.map(
             lambda new, kept: jnp.where(good, new, kept), (params, opt_state), old
@@ -91,18 +137,23 @@ def _step(
 
 
 def make_call(
-    task: Task, optimizer: optax.GradientTransformation, *, unroll: int = 1, guarded: bool = False
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    unroll: int = 1,
+    guarded: bool = False,
+    accumulate: int = 1,
 ) -> Any:
     """A jitted (state, arrays, indices [steps,batch]) -> (state, metrics [steps], all finite).
 
-    The state is donated.
+    The state is donated. A step takes the gradient of its batch in `accumulate` equal pieces.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
     def call(
         state: TrainState, arrays: Any, indices: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array], jax.Array]:
-        step = functools.partial(_step, task, optimizer, guarded, arrays)
+        step = functools.partial(_step, task, optimizer, guarded, accumulate, arrays)
         state, metrics = jax.lax.scan(step, state, indices, unroll=unroll)
         return state, metrics, all_finite((metrics, state.params, state.opt_state))
 
@@ -112,10 +163,17 @@ def make_call(
 class Trainer:
     """Runs calls of training steps: fast, or step by step where numbers stop being finite."""
 
-    def __init__(self, task: Task, optimizer: optax.GradientTransformation, *, unroll: int = 1):
+    def __init__(
+        self,
+        task: Task,
+        optimizer: optax.GradientTransformation,
+        *,
+        unroll: int = 1,
+        accumulate: int = 1,
+    ):
         self.arrays = task.arrays
-        self._fast = make_call(task, optimizer, unroll=unroll)
-        self._guarded = make_call(task, optimizer, guarded=True)
+        self._fast = make_call(task, optimizer, unroll=unroll, accumulate=accumulate)
+        self._guarded = make_call(task, optimizer, guarded=True, accumulate=accumulate)
         self._copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
         self._compiled: dict[tuple[int, ...], Any] = {}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Params = Any
@@ -17,10 +18,17 @@ class Task:
 
     `arrays`: pytree of data that stays on the device. `indices`: int32 [W] per part ("train",
     "val", "test"), what batches are made of. `cut(arrays, indices [B])` makes a batch inside jit.
-    `init(key)` gives the parameters. `loss(params, batch, key)` gives (loss, metrics), scalars.
+    `init(key)` gives the parameters. `loss(params, batch, key)` gives (loss, metrics), a scalar and
+    float arrays.
     `errors(params, batch)` gives a dict of sums over targets and steps, each [B,...], for scores.
-    `scores(means)` turns the dict of means over all samples (float64) into named numbers; "mse" is
-    watched by early stopping. `fingerprint` identifies the data.
+    `scores(means)` turns the dict of means over all samples (float64) into named numbers, of which
+    `watched` decides which parameters are the best: the lower, the better. `fingerprint`
+    identifies the data.
+
+    A model with state beside its parameters has `update`. `params` is then a dict of which the
+    entry "params" alone is trained, and `update(params, metrics)` gives the whole dict after an
+    optimiser step, from the metrics of that step. `weight(batch)` is what a batch counts for among
+    those whose gradients are accumulated. `report(params)` adds to the line of an epoch.
     """
 
     arrays: Any
@@ -30,5 +38,9 @@ class Task:
     loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
     errors: Callable[[Params, Batch], dict[str, jax.Array]]
     scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    watched: str = "mse"
+    update: Callable[[Params, dict[str, jax.Array]], Params] | None = None
+    weight: Callable[[Batch], jax.Array] = lambda _: jnp.ones(())
+    report: Callable[[Params], dict[str, Any]] = lambda _: {}
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

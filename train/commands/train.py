@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, console) -> int:
+    from train import recipes
     from train.api import train_recipe
     from train.workdir import Workdir
 
@@ -58,8 +59,8 @@ def _train(args: argparse.Namespace, console) -> int:
         console.print(f"{folder} holds a finished run of this config", soft_wrap=True)
     final = result.final if result else (Workdir(folder).final() or {})
     console.print(
-        f"test mse {final['test_mse']:.4f}, mae {final['test_mae']:.4f} over all "
-        f"{final['test_windows']} windows; best epoch {final['best_epoch']} of {final['epochs']}",
+        f"{recipes.system(args.recipe).result(final)}; "
+        f"best epoch {final['best_epoch']} of {final['epochs']}",
         highlight=False,
     )
     if final["skipped_steps"]:

@@ -176,6 +176,20 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     return replace(config, model=model)
 
 
+def misfit(config: Config, dataset: Dataset) -> tuple[str, str] | None:
+    """(what the data has, what the model needs) where a saved config does not fit its data."""
+    found, needed = dataset.series.num_channels, config.model.num_channels
+    return (f"the data has {found} channels", str(needed)) if found != needed else None
+
+
+def result(final: dict[str, Any]) -> str:
+    """A finished run in a line."""
+    return (
+        f"test mse {final['test_mse']:.4f}, mae {final['test_mae']:.4f} over all "
+        f"{final['test_windows']} windows"
+    )
+
+
 def make_model(config: Config) -> MoLE:
     """The Linen module; parameters as `make_task(...).init` gives them."""
     return MoLE(config.model)
