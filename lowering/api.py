@@ -11,6 +11,7 @@ from lowering.graph import Graph, Known, Tensor, evaluate
 from lowering.ir import Arch, Policy, Program
 from lowering.passes import run_passes
 from lowering.rules import Operand, lower_graph
+from lowering.rules.state import add_state, keep_state
 from lowering.trace import trace
 
 
@@ -22,9 +23,11 @@ class Lowered:
     graph: Graph
     origins: Mapping[str, Tensor]
 
-    def golden(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def golden(
+        self, inputs: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
         """What JAX computes for the program's values: name -> array, where the two correspond."""
-        arrays = evaluate(self.graph, inputs)
+        arrays = evaluate(self.graph, inputs, state)
         produced = [value.name for op in self.program.ops for value in op.outputs]
         return {
             name: arrays[id(self.origins[name])]
@@ -38,6 +41,7 @@ def lower(
     params: Any,
     inputs: Mapping[str, Any],
     *,
+    state: Any = None,
     name: str = "program",
     policy: Policy = "bfloat16",
     arch: Arch = "wormhole_b0",
@@ -45,12 +49,13 @@ def lower(
     """The ttnn program of `function(params, *inputs.values())`.
 
     `params`: a pytree of arrays, stored in the program. `inputs`: name -> example array or
-    jax.ShapeDtypeStruct; only shape and dtype count. Raises LoweringError for what the device
-    cannot do, naming the operation, its Flax module and the source line.
+    jax.ShapeDtypeStruct; only shape and dtype count. `state`: a pytree of such examples, the
+    function's last argument, whose new values it returns beside the results; they stay on the
+    device from run to run. Raises LoweringError for what the device cannot do, naming the
+    operation, its Flax module and the source line.
     """
-    return lower_graph_of(
-        trace(function, params, inputs), name=name, policy=policy, arch=arch
-    ).program
+    graph = trace(function, params, inputs, state)
+    return lower_graph_of(graph, name=name, policy=policy, arch=arch).program
 
 
 def lower_graph_of(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Lowered:
@@ -60,7 +65,9 @@ def lower_graph_of(graph: Graph, *, name: str, policy: Policy, arch: Arch) -> Lo
         id(tensor): builder.input(label, tensor.shape, logical_dtype(tensor.dtype))
         for label, tensor in graph.inputs.items()
     }
+    add_state(builder, graph, env)
     results = lower_graph(builder, graph, env)
+    keep_state(builder, graph, env)
     names = [
         builder.weight(r.numpy(), r.name or "constant").name if isinstance(r, Known) else r.name
         for r in results

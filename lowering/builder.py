@@ -40,6 +40,11 @@ def logical_dtype(dtype: np.dtype) -> DType:
     return kind
 
 
+def _shared_name(name: str) -> str:
+    """Constants of all modules are one name."""
+    return "constant" if name.endswith(".constant") else name
+
+
 class Builder:
     """An unfinished Program."""
 
@@ -48,6 +53,9 @@ class Builder:
         self.inputs: list[Value] = []
         self.weights: dict[str, Value] = {}
         self.arrays: dict[str, np.ndarray] = {}
+        self.state: dict[str, Value] = {}
+        self.kept: dict[str, str] = {}  # state name -> its newest version
+        self.in_place: set[int] = set()  # id of each traced node that may write state
         self.ops: list[Op] = []
         self.values: dict[str, Value] = {}
         self.producers: dict[str, Op] = {}
@@ -61,6 +69,13 @@ class Builder:
         self.values[value.name] = value
         return value
 
+    def add_state(self, name: str, shape: tuple[int, ...], dtype: DType) -> Value:
+        """A tensor that stays on the device from run to run."""
+        value = Value(self.fresh(name), shape, dtype)
+        self.state[value.name] = self.values[value.name] = value
+        self.kept[value.name] = value.name
+        return value
+
     def weight(self, array: np.ndarray, name: str, dtype: DType | None = None) -> Value:
         """A tensor that is uploaded once; the same numbers under the same name are shared."""
         array = np.asarray(array)
@@ -69,8 +84,8 @@ class Builder:
             np.int32 if kind == "int32" else np.uint32 if kind == "uint32" else np.float32
         )
         for known, value in self.weights.items():
-            same_name = re.sub(r"_\d+$", "", known) == name and value.dtype == kind
-            if same_name and np.array_equal(self.arrays[known], array):
+            same_name = _shared_name(re.sub(r"_\d+$", "", known)) == _shared_name(name)
+            if same_name and value.dtype == kind and np.array_equal(self.arrays[known], array):
                 return value
         return self._add_weight(Value(self.fresh(name), array.shape, kind), array)
 
@@ -85,10 +100,13 @@ class Builder:
         return value
 
     def adopt(self, program: Program) -> None:
-        """Start from a program's inputs and weights (dead ones are left out by `finish`)."""
+        """Start from a program's inputs, state and weights (`finish` leaves out dead weights)."""
         self.inputs = list(program.inputs)
         self.weights = {value.name: value for value in program.weights}
-        self.values = {value.name: value for value in (*program.inputs, *program.weights)}
+        self.state = {value.name: value for value in program.state}
+        self.kept = {value.name: value.name for value in program.state}
+        given = (*program.inputs, *program.weights, *program.state)
+        self.values = {value.name: value for value in given}
         self.arrays = dict(program.arrays)
         self._names |= {value.name for value in program.values().values()}
 
@@ -111,14 +129,27 @@ class Builder:
         names = results or [self.fresh(self._hint(name, source)) for _ in typed]
         layout = attrs["layout"] if name == "to_layout" else OPS[name].result
         outputs = tuple(
-            Value(result, shape, dtype, layout)
+            Value(result, shape, dtype, layout, OPS[name].place)
             for result, (shape, dtype) in zip(names, typed, strict=True)
         )
         op = Op(name, tuple(value.name for value in inputs), outputs, attrs, source)
         self.ops.append(op)
         self.values |= {value.name: value for value in outputs}
         self.producers |= {value.name: op for value in outputs}
+        if OPS[name].in_place is not None:
+            self._keep(op)
         return outputs
+
+    def _keep(self, op: Op) -> None:
+        """The op's result is from here on the state that it writes."""
+        written = op.inputs[OPS[op.name].in_place or 0]
+        for state, newest in self.kept.items():
+            if newest == written:
+                self.kept[state] = op.output.name
+                return
+        raise LoweringError(
+            f"{op}: {written!r} is no state, or was written since (from {op.source})"
+        )
 
     def fresh(self, name: str) -> str:
         """`name`, or name_2, name_3 ... when it is taken; no name hides a python builtin."""
@@ -138,7 +169,7 @@ class Builder:
 
     def finish(self, template: Program, outputs: Sequence[str]) -> Program:
         """The Program: `template`'s name, policy and arch; what nobody reads is left out."""
-        needed, ops = set(outputs), []
+        needed, ops = {*outputs, *self.kept.values()}, []
         for op in reversed(self.ops):
             if any(value.name in needed for value in op.outputs):
                 needed |= set(op.inputs)
@@ -147,6 +178,8 @@ class Builder:
         return template.replace(
             inputs=tuple(self.inputs),
             weights=weights,
+            state=tuple(self.state.values()),
+            kept=tuple(self.kept.values()),
             ops=tuple(reversed(ops)),
             outputs=tuple(outputs),
             arrays={value.name: self.arrays[value.name] for value in weights},

@@ -5,7 +5,7 @@ The text stands on its own: it needs ttnn, numpy and safetensors, and the weight
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from lowering.ir import Op, Program, Source, Value
 from lowering.runtime import calls
@@ -36,10 +36,20 @@ L1, DRAM = ttnn.L1_MEMORY_CONFIG, ttnn.DRAM_MEMORY_CONFIG
 TILE, ROWS = ttnn.TILE_LAYOUT, ttnn.ROW_MAJOR_LAYOUT
 
 
-def rows_per_core(size, **sizes):
-    """A matmul whose right operand is sent to all cores, each with its rows of the left one."""
+def shared_operand(size, **sizes):
+    """A matmul with one operand sent to all cores, each with its part of the other."""
     return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
         compute_with_storage_grid_size=size, fused_activation=None, **sizes
+    )
+
+
+def rows_on_cores(size, count, height, width):
+    """A tensor cut into blocks of rows, one in the L1 of each core."""
+    return ttnn.create_sharded_memory_config(
+        (height, width),
+        core_grid=ttnn.num_cores_to_corerangeset(count, size, True),
+        strategy=ttnn.ShardStrategy.HEIGHT,
+        use_height_and_width_as_shard_shape=True,
     )
 
 
@@ -84,7 +94,8 @@ def main(folder):
     device = ttnn.open_device(device_id=0)
     w = {name: upload(device, arrays[name], *WEIGHTS[name]) for name in WEIGHTS}
     inputs = [upload(device, sample[f"input.{name}"], *INPUTS[name]) for name in INPUTS]
-    for index, tensor in enumerate(forward(device, w, *inputs)):
+    state = {name: upload(device, sample[f"state.{name}"], *STATE[name]) for name in STATE}
+    for index, tensor in enumerate(forward(device, w, *([state] if state else []), *inputs)):
         found, expected = download(tensor), sample[f"output.{index}"]
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         print(f"output {index}: relative L2 error {error:.3g}")
@@ -100,12 +111,15 @@ def generate(program: Program) -> str:
     """The module's text."""
     title = f"{program.name} on ttnn: {len(program.ops)} ops, {len(program.weights)} weights."
     head = HEAD.format(title=title, policy=program.policy, arch=program.arch)
-    tables = [_table("INPUTS", program.inputs), _table("WEIGHTS", program.weights)]
+    groups = {"INPUTS": program.inputs, "WEIGHTS": program.weights, "STATE": program.state}
+    tables = [_table(name, values) for name, values in groups.items()]
     return "\n".join([head, *tables, *_forward(program)]) + TAIL
 
 
-def _table(name: str, values: Iterable[Value]) -> str:
+def _table(name: str, values: Sequence[Value]) -> str:
     """name -> (dtype, layout, memory) of tensors that the host uploads."""
+    if not values:
+        return f"{name} = {{}}"
     rows = [
         f'    "{v.name}": ({_kind(v)}, {_layout(v.layout)}, {_memory(v.memory)}),  # {_shape(v)}'
         for v in values
@@ -114,20 +128,23 @@ def _table(name: str, values: Iterable[Value]) -> str:
 
 
 def _forward(program: Program) -> list[str]:
-    arguments = ", ".join(["device", "w", *(value.name for value in program.inputs)])
+    state = ["state"] if program.state else []
+    arguments = ", ".join(["device", "w", *state, *(value.name for value in program.inputs)])
     lines = ["", "", f"def forward({arguments}):", f'    """{_summary(program)}"""']
     lines.append("    size = device.compute_with_storage_grid_size()")
     if any(op.attrs.get("core_grid") for op in program.ops):
         lines.append("    grid = ttnn.CoreGrid(y=size.y, x=size.x)")
-    weights, values = {value.name for value in program.weights}, program.values()
+    values = program.values()
+    resident = {value.name: f'w["{value.name}"]' for value in program.weights}
+    resident |= {value.name: f'state["{value.name}"]' for value in program.state}
     before = None
     for op in program.ops:
         place = _place(op.source)
         if place != before:
             lines += ["", *(f"    # {part}" for part in (place, op.source.note) if part)]
             before = place
-        lines += _statement(op, make_call(op, values), weights)
-    lines += ["", f"    return [{', '.join(_reference(n, weights) for n in program.outputs)}]", ""]
+        lines += _statement(op, make_call(op, values), resident)
+    lines += ["", f"    return [{', '.join(_reference(n, resident) for n in program.outputs)}]", ""]
     return lines
 
 
@@ -142,20 +159,20 @@ def _place(source: Source) -> str:
     return "  ".join(part for part in (source.module, source.region, source.line) if part)
 
 
-def _statement(op: Op, call: Call, weights: set[str]) -> list[str]:
+def _statement(op: Op, call: Call, resident: Mapping[str, str]) -> list[str]:
     """The call, its result's shape and dtype, and the values that die with it."""
     names = ", ".join(value.name for value in op.outputs)
     note = ", ".join(f"{_shape(v)} {v.dtype}" for v in op.outputs)
-    line = f"    {names} = {_call_text(call, weights)}  # {note}"
-    lines = [line] if len(line) <= WIDTH else [f"    # {note}", *_wrapped(names, call, weights)]
+    line = f"    {names} = {_call_text(call, resident)}  # {note}"
+    lines = [line] if len(line) <= WIDTH else [f"    # {note}", *_wrapped(names, call, resident)]
     return [*lines, f"    del {', '.join(op.frees)}"] if op.frees else lines
 
 
-def _wrapped(names: str, call: Call, weights: set[str]) -> list[str]:
-    line = f"    {names} = {_call_text(call, weights)}"
+def _wrapped(names: str, call: Call, resident: Mapping[str, str]) -> list[str]:
+    line = f"    {names} = {_call_text(call, resident)}"
     if len(line) <= WIDTH:
         return [line]
-    inner = ", ".join(_arguments(call, weights))
+    inner = ", ".join(_arguments(call, resident))
     body = textwrap.wrap(inner, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
     return [
         f"    {names} = ttnn.{call.function}(",
@@ -164,26 +181,26 @@ def _wrapped(names: str, call: Call, weights: set[str]) -> list[str]:
     ]
 
 
-def _call_text(call: Call, weights: set[str]) -> str:
-    return f"ttnn.{call.function}({', '.join(_arguments(call, weights))})"
+def _call_text(call: Call, resident: Mapping[str, str]) -> str:
+    return f"ttnn.{call.function}({', '.join(_arguments(call, resident))})"
 
 
 def call_text(op: Op, program: Program) -> str:
     """One op as it stands in the generated module, weights by bare name."""
-    return _call_text(make_call(op, program.values()), set())
+    return _call_text(make_call(op, program.values()), {})
 
 
-def _arguments(call: Call, weights: set[str]) -> list[str]:
-    keywords = [f"{key}={_token(token, weights)}" for key, token in call.keywords.items()]
-    return [*(_token(token, weights) for token in call.positional), *keywords]
+def _arguments(call: Call, resident: Mapping[str, str]) -> list[str]:
+    keywords = [f"{key}={_token(token, resident)}" for key, token in call.keywords.items()]
+    return [*(_token(token, resident) for token in call.positional), *keywords]
 
 
-def _token(token: Token, weights: set[str]) -> str:
+def _token(token: Token, resident: Mapping[str, str]) -> str:
     match token:
         case calls.Tensor(name):
-            return _reference(name, weights)
+            return _reference(name, resident)
         case calls.Tensors(names):
-            return f"[{', '.join(_reference(name, weights) for name in names)}]"
+            return f"[{', '.join(_reference(name, resident) for name in names)}]"
         case calls.Constant(float(value)) if not math.isfinite(value):
             return f'float("{value}")'
         case calls.Constant(value):
@@ -201,18 +218,20 @@ def _token(token: Token, weights: set[str]) -> str:
             return "PRECISE"
         case calls.ProgramConfig(fields):
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
-            return f"rows_per_core(size, {sizes})"
+            return f"shared_operand(size, {sizes})"
         case calls.AttentionConfig(fields):
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
             return f"chunks(size, {sizes})"
         case calls.MemoryName(name):
             return _memory(name)
+        case calls.Rows(count, height, width):
+            return f"rows_on_cores(size, {count}, {height}, {width})"
         case _:
             raise TypeError(f"no text for the token {token!r}")
 
 
-def _reference(name: str, weights: set[str]) -> str:
-    return f'w["{name}"]' if name in weights else name
+def _reference(name: str, resident: Mapping[str, str]) -> str:
+    return resident.get(name, name)
 
 
 def _kind(value: Value) -> str:

@@ -57,11 +57,26 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in order, and the operands that are the results."""
+    """Nodes in order, and the operands that are the results.
+
+    `state`: what comes from the run before; `kept`: what of the same name goes to the next one.
+    """
 
     nodes: tuple[Node, ...]
     results: tuple[Operand, ...]
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Mapping[str, Operand] = field(default_factory=dict)
+
+    def readers(self) -> dict[int, list[Node | None]]:
+        """id(tensor) -> the nodes that read it; None for a reader outside."""
+        found: dict[int, list[Node | None]] = {}
+        for node in self.nodes:
+            for operand in node.inputs:
+                found.setdefault(id(operand), []).append(node)
+        for operand in (*self.results, *self.kept.values()):
+            found.setdefault(id(operand), []).append(None)
+        return found
 
 
 def live(nodes: Sequence[Node], results: Iterable[Operand]) -> tuple[Node, ...]:
@@ -75,14 +90,17 @@ def live(nodes: Sequence[Node], results: Iterable[Operand]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, Any]) -> dict[int, np.ndarray]:
+def evaluate(
+    graph: Graph, inputs: Mapping[str, Any], state: Mapping[str, Any] | None = None
+) -> dict[int, np.ndarray]:
     """What JAX computes for every tensor of a traced graph: id(tensor) -> array.
 
     Independent of rules and passes, so it is the golden value of each step of a program.
     """
+    given = {**inputs, **(state or {})}
     env: dict[int, Any] = {
-        id(tensor): jax.numpy.asarray(inputs[name], tensor.dtype)
-        for name, tensor in graph.inputs.items()
+        id(tensor): jax.numpy.asarray(given[name], tensor.dtype)
+        for name, tensor in (*graph.inputs.items(), *graph.state.items())
     }
     with jax.default_matmul_precision("highest"):
         _evaluate_nodes(graph, env)

@@ -49,6 +49,30 @@ def matmul(values, attrs) -> list[Typed]:
     return [((*broadcast(a[:-2], b[:-2]), a[-2], b[-1]), attrs.get("dtype", values[0].dtype))]
 
 
+def sparse_matmul(values, attrs) -> list[Typed]:
+    """a [1, 1, M, K] times every matrix of b [1, E, K, N]: [1, 1, 1, E, M, N], or, with
+    `is_input_a_sparse`, a [1, E, M, K] times its own: [1, E, M, N].
+
+    `sparsity` [1, 1, 1, E], bfloat16, is 0 for products that are left out: zeros. With `indices`
+    [1, 1, 1, n], uint16, n matrices of b are taken, in that order.
+    """
+    a, b, sparsity, *rest = values
+    count = rest[0].shape[-1] if rest else b.shape[1]
+    paired = bool(attrs.get("is_input_a_sparse"))
+    fits = (
+        a.shape[:2] == (1, count if paired else 1)
+        and (b.shape[0], b.shape[2]) == (1, a.shape[3])
+        and (sparsity.shape, sparsity.dtype) == ((1, 1, 1, b.shape[1]), "bfloat16")
+        and all((ids.shape, ids.dtype) == ((1, 1, 1, count), "uint16") for ids in rest)
+        and count <= b.shape[1]
+    )
+    if not fits:
+        text = ", ".join(map(str, values))
+        raise ValueError(f"sparse_matmul of {text}: shapes or dtypes do not fit")
+    lead = (1, count) if paired else (1, 1, 1, count)
+    return [((*lead, a.shape[2], b.shape[3]), attrs.get("dtype", a.dtype))]
+
+
 def attention(values, attrs) -> list[Typed]:
     """Queries [B, N, S, H]; keys and values [B, M, T, H]; a mask [B or 1, N or 1, S, T]."""
     (q, k, v), mask = values[:3], values[3:]
@@ -58,6 +82,45 @@ def attention(values, attrs) -> list[Typed]:
     if mask and broadcast(mask[0].shape, (batch, heads, steps, keys))[2:] != mask[0].shape[2:]:
         raise ValueError(f"attention of {q} and {k} with the mask {mask[0]}: shapes do not fit")
     return [(q.shape, q.dtype)]
+
+
+def attention_decode(values, attrs) -> list[Typed]:
+    """Queries [1, B, N, H]; keys and values [B, M, T, H]; a mask [B, 1, N, T]."""
+    q, k, v, mask = values
+    one, batch, heads, width = q.shape
+    _, groups, keys, _ = k.shape
+    if one != 1 or k.shape != v.shape or k.shape != (batch, groups, keys, width) or heads % groups:
+        raise ValueError(f"attention of {q}, {k} and {v}: shapes do not fit")
+    if mask.shape != (batch, 1, heads, keys):
+        raise ValueError(f"attention of {q} and {k} with the mask {mask}: shapes do not fit")
+    return [(q.shape, q.dtype)]
+
+
+def fill_cache(values, attrs) -> list[Typed]:
+    """Rows [1, M, S, H] become the first of a sequence's slots in a cache [B, M, T, H]."""
+    cache, rows = values
+    (batch, groups, slots, width), index = cache.shape, attrs["batch_idx"]
+    fits = rows.shape[:2] + rows.shape[3:] == (1, groups, width) and rows.shape[2] <= slots
+    if not fits or rows.dtype != cache.dtype or not 0 <= index < batch:
+        raise ValueError(f"fill_cache of {cache} at {index} with {rows}: they do not fit")
+    return [(cache.shape, cache.dtype)]
+
+
+def update_cache(values, attrs) -> list[Typed]:
+    """A row [1, B, M, H] for each sequence, at its slot [B] of a cache [B, M, T, H]."""
+    cache, rows, slots = values
+    batch, groups, _, width = cache.shape
+    fits = rows.shape == (1, batch, groups, width) and slots.shape == (batch,)
+    if not fits or rows.dtype != cache.dtype or slots.dtype != "int32":
+        raise ValueError(f"update of {cache} at {slots} with {rows}: they do not fit")
+    return [(cache.shape, cache.dtype)]
+
+
+def copy(values, attrs) -> list[Typed]:
+    source, target = values
+    if (source.shape, source.dtype) != (target.shape, target.dtype):
+        raise ValueError(f"copy of {source} to {target}: they differ")
+    return [(target.shape, target.dtype)]
 
 
 def _axes(rank: int, dim) -> list[int]:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DType = Literal["float32", "bfloat16", "bfloat8_b", "int32", "uint32", "uint16"]
 Layout = Literal["tile", "row_major"]
-Memory = Literal["dram", "l1"]
+# "rows": in L1, each 32-row block of the last two axes on a core of its own
+Memory = Literal["dram", "l1", "rows"]
 Policy = Literal["float32", "bfloat16", "bfloat8_b"]
 Arch = Literal["wormhole_b0", "blackhole"]
 
@@ -55,7 +56,8 @@ class Value:
     def __str__(self) -> str:
         shape = ",".join(map(str, self.shape))
         marks = "" if self.layout == "tile" else " rm"
-        return f"{self.name}:{self.dtype}[{shape}]{marks}{' l1' if self.memory == 'l1' else ''}"
+        place = "" if self.memory == "dram" else f" {self.memory}"
+        return f"{self.name}:{self.dtype}[{shape}]{marks}{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,11 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Straight-line ops from `inputs` and `weights` to `outputs` (names, in result order).
+    """Straight-line ops from `inputs`, `weights` and `state` to `outputs` (names, in result order).
 
-    `arrays` holds the weights' numbers by name (numpy); it is saved apart from the program.
+    `state` lies on the device from run to run; `kept` names, for each of its values, the newest
+    version of it, which in-place ops have written where the value lies. `arrays` holds the weights'
+    numbers by name (numpy); it is saved apart from the program.
     """
 
     name: str
@@ -120,6 +124,8 @@ class Program:
     policy: Policy = "float32"
     arch: Arch = "wormhole_b0"
     arrays: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    state: tuple[Value, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def replace(self, **changes) -> "Program":
         return dataclasses.replace(self, **changes)
@@ -127,10 +133,11 @@ class Program:
     def values(self) -> dict[str, Value]:
         """Every value of the program by name."""
         produced = (value for op in self.ops for value in op.outputs)
-        return {value.name: value for value in (*self.inputs, *self.weights, *produced)}
+        given = (*self.inputs, *self.weights, *self.state)
+        return {value.name: value for value in (*given, *produced)}
 
     def uses(self) -> dict[str, list[int]]:
-        """Value name -> indices of the ops that read it; results count as read at len(ops)."""
+        """Value name -> indices of the ops that read it; len(ops) for results and kept state."""
         uses: dict[str, list[int]] = {}
         for index, name in self._reads():
             uses.setdefault(name, []).append(index)
@@ -139,12 +146,13 @@ class Program:
     def _reads(self) -> Iterator[tuple[int, str]]:
         for index, op in enumerate(self.ops):
             yield from ((index, name) for name in op.inputs)
-        yield from ((len(self.ops), name) for name in self.outputs)
+        yield from ((len(self.ops), name) for name in (*self.outputs, *self.kept))
 
     def __str__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
         head = f"program {self.name} ({inputs}) policy={self.policy} arch={self.arch}"
         weights = [f"  weight {value}" for value in self.weights]
+        weights += [f"  state {value}" for value in self.state]
         ops = [f"  {op}" + (f"  # {op.source}" if str(op.source) else "") for op in self.ops]
         return "\n".join([head, *weights, *ops, f"  return {', '.join(self.outputs)}"])
 
@@ -171,6 +179,8 @@ def from_json(data: Mapping[str, Any]) -> Program:
             outputs=tuple(data["outputs"]),
             policy=data["policy"],
             arch=data["arch"],
+            state=tuple(map(_value, data["state"])),
+            kept=tuple(data["kept"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed program: {error!r}") from error

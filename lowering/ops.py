@@ -11,7 +11,7 @@ from typing import Any
 
 from lowering import infer_shapes as shape
 from lowering.infer_shapes import Typed
-from lowering.ir import FLOATS, Layout, Op, Value
+from lowering.ir import FLOATS, Layout, Memory, Op, Value
 
 Infer = Callable[[Sequence[Value], Mapping[str, Any]], list[Typed]]
 
@@ -23,8 +23,10 @@ class OpSpec:
     `positional`: attrs passed by position after the tensors; every other attr is a keyword.
     `keywords`: tensor inputs from that index on are passed under these names. `compute`: takes a
     compute_kernel_config. `memory`: takes a memory_config. `layouts`: layout that each tensor input
-    must have (default all tile); `result`: layout of the results. `in_dram`: indices of inputs that
-    must not lie in L1.
+    must have (default all tile); `result`: layout of the results. `in_dram`, `in_rows`: indices of
+    inputs that must not lie in L1, or must lie there in row blocks; `place`: where results lie
+    before memory is assigned. `in_place`: index of the state that the op writes: the result is that
+    tensor.
     """
 
     infer: Infer
@@ -37,6 +39,9 @@ class OpSpec:
     layouts: tuple[Layout, ...] = ()
     result: Layout = "tile"
     in_dram: tuple[int, ...] = ()
+    in_rows: tuple[int, ...] = ()
+    place: Memory = "dram"
+    in_place: int | None = None
     arity: tuple[int, int] = (1, 1)
 
     def attrs(self) -> frozenset[str]:
@@ -93,6 +98,14 @@ OPS: dict[str, OpSpec] = {
         compute=True,
         arity=(2, 2),
     ),
+    "sparse_matmul": OpSpec(
+        shape.sparse_matmul,
+        optional=("is_input_a_sparse", "dtype", "program_config"),
+        keywords=("sparsity", "indices"),
+        compute=True,
+        layouts=("tile", "tile", "row_major", "row_major"),
+        arity=(3, 4),
+    ),
     "linear": OpSpec(
         shape.matmul,
         optional=("transpose_a", "transpose_b", "activation", "core_grid", "dtype"),
@@ -115,6 +128,29 @@ OPS: dict[str, OpSpec] = {
         in_dram=(3,),
         arity=(3, 4),
     ),
+    "scaled_dot_product_attention_decode": OpSpec(
+        shape.attention_decode,
+        optional=("is_causal", "scale", "program_config"),
+        keywords=("attn_mask",),
+        compute=True,
+        in_dram=(0, 1, 2),
+        arity=(4, 4),
+    ),
+    "fill_cache": OpSpec(
+        shape.fill_cache, positional=("batch_idx",), memory=False, in_place=0, arity=(2, 2)
+    ),
+    "paged_update_cache": OpSpec(
+        shape.update_cache,
+        keywords=("update_idxs_tensor",),
+        memory=False,
+        layouts=("tile", "tile", "row_major"),
+        in_dram=(2,),
+        in_rows=(1,),
+        in_place=0,
+        arity=(3, 3),
+    ),
+    "copy": OpSpec(shape.copy, memory=False, in_place=1, arity=(2, 2)),
+    "to_memory_config": OpSpec(shape.same, memory=False, place="rows"),
     "argmax": OpSpec(shape.argmax, optional=("dim", "keepdim"), result="row_major"),
     "cumsum": OpSpec(shape.same, positional=("dim",), optional=("reverse_order",)),
     "cumprod": OpSpec(shape.same, positional=("dim",), optional=("reverse_order",)),

@@ -26,20 +26,56 @@ from moejax import regions
 from moejax.regions import RegionCall, find_call
 
 
-def trace(function: Callable[..., Any], params: Any, inputs: Mapping[str, Any]) -> Graph:
+def trace(
+    function: Callable[..., Any], params: Any, inputs: Mapping[str, Any], state: Any = None
+) -> Graph:
     """The graph of `function(params, *inputs.values())`, with `params` known.
 
     `inputs`: name -> array or ShapeDtypeStruct, in the order of the arguments. The results are the
-    leaves of what the function returns.
+    leaves of what the function returns. With `state`, a pytree, it is the function's last argument,
+    and the function returns (results, new state of the same structure).
     """
-    examples = [_abstract(name, value) for name, value in inputs.items()]
-    closed = jax.make_jaxpr(function)(params, *examples)
+    examples = {name: _abstract(name, value) for name, value in inputs.items()}
+    before = {name: _abstract(name, leaf) for name, leaf in named_leaves(state).items()}
+    rest = (
+        () if state is None else (jax.tree.unflatten(jax.tree.structure(state), before.values()),)
+    )
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(params, *examples.values(), *rest)
+    if state is not None:
+        _check_state(before, shapes)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     known = [Known(_array(leaf), _path_name(path)) for path, leaf in leaves]
-    tensors = [Tensor(tuple(e.shape), np.dtype(e.dtype)) for e in examples]
-    operands = (_empty(t.shape, t.dtype) if 0 in t.shape else t for t in tensors)
+    tensors = {
+        name: Tensor(tuple(e.shape), np.dtype(e.dtype)) for name, e in (examples | before).items()
+    }
+    operands = (_empty(t.shape, t.dtype) if 0 in t.shape else t for t in tensors.values())
     graph = _inline(closed, [*known, *operands], Source())
-    return Graph(graph.nodes, graph.results, dict(zip(inputs, tensors, strict=True)))
+    split = len(graph.results) - len(before)
+    return Graph(
+        graph.nodes,
+        graph.results[:split],
+        {name: tensors[name] for name in examples},
+        {name: tensors[name] for name in before},
+        dict(zip(before, graph.results[split:], strict=True)),
+    )
+
+
+def named_leaves(state: Any) -> dict[str, Any]:
+    """The leaves of a state pytree by the names that they have in a program."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {".".join(filter(None, ("state", _path_name(path)))): leaf for path, leaf in leaves}
+
+
+def _check_state(before: Mapping[str, Any], shapes: Any) -> None:
+    if not isinstance(shapes, tuple) or len(shapes) != 2:
+        raise LoweringError("a function with state must return (results, new state)")
+    after = named_leaves(shapes[1])
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if old is None or new is None or (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise LoweringError(
+                f"{name} is {old} before the call and {new} after it; keep its type"
+            )
 
 
 def _array(leaf: Any) -> Any:

@@ -7,10 +7,9 @@ float32 arithmetic at its best; the caller gives results their dtype.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from lowering.ir import FLOATS
+from lowering.ir import FLOATS, TILE
 
 Array = np.ndarray
 
@@ -32,7 +31,15 @@ def _rsqrt(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.asarray(jax.lax.erf(x))
+    from jax import lax  # the only functions that numpy has not: the rest runs without jax
+
+    return np.asarray(lax.erf(x))
+
+
+def _erfc(x: Array) -> Array:
+    from jax import lax
+
+    return np.asarray(lax.erfc(x))
 
 
 def _gelu(x: Array, *, fast_and_approximate_mode: bool = False) -> Array:
@@ -73,6 +80,16 @@ def _matmul(a, b, bias=None, *, transpose_a=False, transpose_b=False, activation
     result = np.matmul(_swap(a, transpose_a), _swap(b, transpose_b))
     result = result if bias is None else result + bias
     return ACTIVATIONS[activation](result) if activation else result
+
+
+def _sparse_matmul(a, b, sparsity, indices=None, *, is_input_a_sparse=False, **_):
+    """Products of a with the matrices that the indices name, or with all that are not left out."""
+    if indices is not None:
+        b = b[:, indices.reshape(-1)]
+    product = np.matmul(a if is_input_a_sparse else a[:, :, None, None], b)
+    if indices is not None:
+        return product
+    return np.where(sparsity.reshape(-1, 1, 1) != 0, product, np.float32(0))
 
 
 def _where(which, *branches, true_scalar=None, false_scalar=None):
@@ -160,6 +177,28 @@ def _attention(q, k, v, attn_mask=None, **attrs):
     return weighted_values(attention_weights(q, k, attn_mask, **attrs), v)
 
 
+def _attention_decode(q, k, v, attn_mask, **attrs):
+    """Queries [1, B, N, H] and a mask [B, 1, N, T], else as attention of one step."""
+    q, mask = np.moveaxis(q, 0, 2), np.moveaxis(attn_mask, 1, 2)
+    return np.moveaxis(_attention(q, k, v, mask, **attrs), 2, 0)
+
+
+def _fill_cache(cache, rows, *, batch_idx):
+    """The rest of the last block of 32 rows is overwritten too."""
+    cache = cache.copy()
+    missing = -rows.shape[2] % TILE
+    cache[batch_idx, :, : rows.shape[2] + missing] = np.pad(
+        rows[0], [(0, 0), (0, missing), (0, 0)]
+    )[:, : cache.shape[2]]
+    return cache
+
+
+def _update_cache(cache, rows, slots):
+    cache = cache.copy()
+    cache[np.arange(len(slots)), :, slots] = rows[0]
+    return cache
+
+
 def _cumulative(function: Callable[..., Array]):
     def run_cumulative(x, *, dim, reverse_order=False):
         x = np.flip(x, dim) if reverse_order else x
@@ -183,7 +222,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "ceil": np.ceil,
     "round": np.round,
     "erf": _erf,
-    "erfc": lambda x: np.asarray(jax.lax.erfc(x)),
+    "erfc": _erfc,
     "softplus": lambda x: np.logaddexp(x, np.float32(0)),
     "sin": np.sin,
     "cos": np.cos,
@@ -222,6 +261,7 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "addcmul": lambda a, b, c: a + b * c,
     "matmul": _matmul,
     "linear": _matmul,
+    "sparse_matmul": _sparse_matmul,
     "sum": _reduction(np.sum, sums=True),
     "mean": _reduction(np.mean, sums=True),
     "max": _reduction(np.max, sums=False),
@@ -235,6 +275,11 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "scaled_dot_product_attention": _attention,
+    "scaled_dot_product_attention_decode": _attention_decode,
+    "fill_cache": _fill_cache,
+    "paged_update_cache": _update_cache,
+    "copy": lambda source, target: source,
+    "to_memory_config": lambda x: x,
     "topk": _topk,
     "sort": _sort,
     "gather": _gather,

@@ -23,9 +23,15 @@ def run(
     inputs: Mapping[str, Any],
     mode: Mode = "exact",
     on_op: OnOp | None = None,
+    state: dict[str, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """The program's results. `on_op` sees each op with its results, for comparing op by op."""
+    """The program's results. `on_op` sees each op with its results, for comparing op by op.
+
+    `state` holds numbers by name (zeros where it holds none), and the new ones after the run.
+    """
+    state = {} if state is None else state
     env = {v.name: _held(program.arrays[v.name], v, mode) for v in program.weights}
+    env |= {v.name: _held(state.get(v.name, np.zeros(v.shape)), v, mode) for v in program.state}
     env |= {v.name: _held(_input(inputs, v), v, mode) for v in program.inputs}
     values = program.values()
     with np.errstate(all="ignore"):
@@ -40,7 +46,32 @@ def run(
                 on_op(op, results)
             for name in op.frees:
                 del env[name]
+    state |= {v.name: env[name] for v, name in zip(program.state, program.kept, strict=True)}
     return [env[name] for name in program.outputs]
+
+
+class HostSession:
+    """A program that runs here as `lowering.runtime.Session` runs it on a device."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, np.ndarray],
+        mode: Mode = "device",
+        shared: "HostSession | None" = None,
+    ):
+        """`shared`: a session whose state of the same name serves this one as well."""
+        self.program = program.replace(arrays=weights)
+        self.numbers: dict[str, np.ndarray] = shared.numbers if shared is not None else {}
+        self._mode: Mode = mode
+
+    def run(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Outputs for inputs by name; state moves on."""
+        return run(self.program, inputs, self._mode, state=self.numbers)
+
+    def reset(self) -> None:
+        """Zeros for all state."""
+        self.numbers.clear()
 
 
 def _held(array: Any, value: Value, mode: Mode) -> np.ndarray:
@@ -126,9 +157,17 @@ def _attention(op: Op, operands, values) -> list[np.ndarray]:
     return [_typed(weighted_values(numerics.round_to(weights, "bfloat16"), v), op.output)]
 
 
+def _attention_decode(op: Op, operands, values) -> list[np.ndarray]:
+    """As attention of one step."""
+    q, k, v, mask = operands
+    moved = [np.moveaxis(q, 0, 2), k, v, np.moveaxis(mask, 1, 2)]
+    return [np.moveaxis(_attention(op, moved, values)[0], 2, 0)]
+
+
 _EMULATIONS = {
     "matmul": _product,
     "linear": _product,
+    "sparse_matmul": _product,
     "add": _binary,
     "subtract": _binary,
     "rsub": _binary,
@@ -136,6 +175,7 @@ _EMULATIONS = {
     "divide": _binary,
     "mean": _mean,
     "scaled_dot_product_attention": _attention,
+    "scaled_dot_product_attention_decode": _attention_decode,
     "softmax": _reduced_precision,
     "rms_norm": _reduced_precision,
     "layer_norm": _reduced_precision,

@@ -149,9 +149,9 @@ def _check(program: Program, device: Any) -> MockReport:
         return MockReport(**head, errors=(str(error),))
     run = _Run(program, device)
     try:
-        run.allocate((*program.inputs, *program.weights))
+        run.allocate((*program.inputs, *program.weights, *program.state))
     except RuntimeError as error:
-        text = f"inputs and weights do not fit the device: {mock.fatal_text(str(error))}"
+        text = f"inputs, weights and state do not fit the device: {mock.fatal_text(str(error))}"
         return MockReport(**head, errors=(text,))
     ops = tuple(run.check(index, op) for index, op in enumerate(program.ops))
     peak = max(ops, key=lambda op: op.l1_bytes_per_core, default=None)

@@ -2,13 +2,14 @@
 
 from lowering.builder import Builder
 from lowering.ir import DType, Op, Program, Value
-from lowering.ops import COMPARISONS, is_float
+from lowering.ops import COMPARISONS, OPS, is_float
 from lowering.passes.rewrite import Rewrite
 
 # ops that only move data: their result has the dtype of their input
-MOVES = frozenset({"reshape", "permute", "slice", "pad", "expand", "concat", "gather"})
+IN_PLACE = frozenset(name for name, spec in OPS.items() if spec.in_place is not None)
+MOVES = frozenset({"reshape", "permute", "slice", "pad", "expand", "concat", "gather"}) | IN_PLACE
 # ops whose float operands may differ in dtype
-PRODUCTS = frozenset({"matmul", "linear"})
+PRODUCTS = frozenset({"matmul", "linear", "sparse_matmul"})
 # ops that can write another dtype than they read, at no cost
 ARITHMETIC = ("add", "subtract", "multiply", "divide", "rsub")
 RETYPING = frozenset({*PRODUCTS, *ARITHMETIC, *COMPARISONS, "typecast"})
@@ -41,11 +42,12 @@ class _Typed(Rewrite):
         self._type_inputs(program)
 
     def _type_inputs(self, program: Program) -> None:
-        """Inputs get their dtype at once, weights when an op asks for one."""
-        inputs = [self._typed_input(value) for value in program.inputs]
+        """Inputs and state get their dtype at once, weights when an op asks for one."""
+        inputs = tuple(map(self._typed_input, program.inputs))
+        state = tuple(map(self._typed_input, program.state))
         self.builder = Builder(program.policy)
-        self.builder.adopt(program.replace(inputs=tuple(inputs), weights=(), arrays={}))
-        for value in inputs:
+        self.builder.adopt(program.replace(inputs=inputs, state=state, weights=(), arrays={}))
+        for value in (*inputs, *state):
             self.alias(value.name, value)
 
     def _typed_input(self, value: Value) -> Value:
@@ -65,6 +67,8 @@ class _Typed(Rewrite):
                 continue
             op = self.old.ops[index]
             if op.name in MOVES:
+                if op.name in IN_PLACE and name != op.inputs[OPS[op.name].in_place or 0]:
+                    continue  # it takes the dtype of the state
                 found |= set().union(*(self.wanted(value.name) for value in op.outputs))
             elif op.name not in PRODUCTS:
                 found.add(_target(op))
@@ -98,13 +102,20 @@ class _Typed(Rewrite):
         if not is_float(old):
             return self._weight(name, old.dtype) if weight else self.new(name)
         if weight:
-            return self._weight(name, self._weight_dtype(op, index, target))
+            dtype = self._weight_dtype(op, index, target)
+            return self._weight(name, self._state_dtype(op) if op.name in IN_PLACE else dtype)
         value = self.new(name)
+        if op.name in IN_PLACE:
+            return self._typecast(op, value, self._state_dtype(op))
         if op.name in PRODUCTS or op.name == "typecast":
             return value
         if op.name in MOVES and not self._mixed(op):
             return value
         return self._typecast(op, value, target)
+
+    def _state_dtype(self, op: Op) -> DType:
+        """The dtype of the state that an in-place op writes."""
+        return self.new(op.inputs[OPS[op.name].in_place or 0]).dtype
 
     def _weight_dtype(self, op: Op, index: int, target: DType) -> DType:
         """Matrices of plain products may be stored in the block format."""

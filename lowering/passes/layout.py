@@ -1,4 +1,4 @@
-"""Tile or row-major: the only place where a program converts between the two."""
+"""Tile or row-major, and rows on cores: the only place where a program converts between them."""
 
 from lowering.ir import Layout, Op, Program, Value
 from lowering.ops import OPS
@@ -14,6 +14,8 @@ def place_layouts(program: Program) -> Program:
             _in_layout(walk, op, walk.new(name), _needed(op, index), converted)
             for index, name in enumerate(op.inputs)
         ]
+        for index in OPS[op.name].in_rows:
+            inputs[index] = walk.emit(op, "to_memory_config", [inputs[index]])
         walk.copy(op, inputs)
     return walk.finish()
 

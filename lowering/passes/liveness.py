@@ -4,8 +4,9 @@ from lowering.ir import Program
 
 
 def free_at_last_use(program: Program) -> Program:
-    """Fill `frees` of each op; inputs, weights and results are never freed."""
-    kept = {value.name for value in (*program.inputs, *program.weights)} | set(program.outputs)
+    """Fill `frees` of each op; inputs, weights, state and results are never freed."""
+    given = (*program.inputs, *program.weights, *program.state)
+    kept = {value.name for value in given} | {*program.outputs, *program.kept}
     ops = []
     for op in reversed(program.ops):
         touched = dict.fromkeys((*op.inputs, *(value.name for value in op.outputs)))

@@ -1,22 +1,24 @@
-"""Program configs of the matmuls for which ttnn's automatic choice is not legal."""
+"""Program configs of the matmuls for which ttnn makes no choice, or none that is legal."""
 
 from lowering.ir import TILE, Op, Program, Value
 from lowering.passes.memory import CORES
 
-MAX_BLOCK_TILES = 64  # of the right operand, in a core's circular buffer
+MAX_BLOCK_TILES = 64  # of the operands' blocks, in a core's circular buffers
 MAX_SUBBLOCK_TILES = 4  # of float32 results in the accumulator
 
 
 def configure_matmuls(program: Program) -> Program:
-    """One weight on the left of a batch: spread the weight's rows over the cores.
+    """One weight on the left of a batch: spread the weight's rows over the cores. Products with
+    some matrices of a stack: spread their columns.
 
-    ttnn broadcasts the left operand's batch only with this kind of program, and picks another one
-    by itself for some sizes when operands lie in L1.
+    ttnn broadcasts the left operand's batch only with the former kind of program, and picks another
+    one by itself for some sizes when operands lie in L1; for the latter it makes no choice.
     """
     values = program.values()
     ops = []
     for op in program.ops:
-        config = _left_broadcast(op, values, CORES[program.arch])
+        choose = _stack if op.name == "sparse_matmul" else _left_broadcast
+        config = choose(op, values, CORES[program.arch])
         ops.append(op.replace(attrs={**op.attrs, "program_config": config}) if config else op)
     return program.replace(ops=tuple(ops))
 
@@ -39,6 +41,21 @@ def _left_broadcast(op: Op, values: dict[str, Value], cores: int) -> dict | None
         "per_core_N": columns,
         "fuse_batch": False,
         "mcast_in0": False,
+    }
+
+
+def _stack(op: Op, values: dict[str, Value], cores: int) -> dict:
+    a, b = (values[name].shape for name in op.inputs[:2])
+    rows, inner, columns = (-(-size // TILE) for size in (a[-2], a[-1], b[-1]))
+    share = -(-columns // cores)
+    return {
+        "in0_block_w": _largest_divisor(inner, max(1, MAX_BLOCK_TILES // (rows + share))),
+        "out_subblock_h": 1,
+        "out_subblock_w": _largest_divisor(share, MAX_SUBBLOCK_TILES),
+        "per_core_M": rows,
+        "per_core_N": share,
+        "fuse_batch": False,
+        "mcast_in0": True,
     }
 
 

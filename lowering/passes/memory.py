@@ -15,15 +15,16 @@ CORES = {"wormhole_b0": 64, "blackhole": 110}
 def place_in_l1(program: Program) -> Program:
     """Everything in L1 when weights and the live values fit together, else everything in DRAM.
 
-    Results stay in DRAM, where the host reads them, and so does what an op only takes from there.
+    Results stay in DRAM, where the host reads them, and so do state and what an op only takes from
+    there.
     """
     if peak_bytes_per_core(program) > BUDGET[program.arch]:
         return program
     values, results = program.values(), _with_views(program)
-    in_dram = _needed_in_dram(program, values)
+    in_dram = _needed_in_dram(program, values) | _state_and_views(program, values)
 
     def place(value: Value) -> Value:
-        if value.name in in_dram:
+        if value.name in in_dram or value.memory == "rows":
             return value
         return Value(value.name, value.shape, value.dtype, value.layout, "l1")
 
@@ -62,6 +63,17 @@ def _needed_in_dram(program: Program, values: Mapping[str, Value]) -> set[str]:
     return needed
 
 
+def _state_and_views(program: Program, values: Mapping[str, Value]) -> set[str]:
+    """State, its newer versions, and what lies where they lie."""
+    found = {value.name for value in program.state}
+    for op in program.ops:
+        operands = [values[name] for name in op.inputs]
+        view = is_view(op, operands) or _writes_in_place(op, values)
+        if OPS[op.name].in_place is not None or (view and op.inputs[0] in found):
+            found.add(op.output.name)
+    return found
+
+
 def _writes_in_place(op: Op, values: Mapping[str, Value]) -> bool:
     """Whether ttnn only fills the padding of the operand's own tiles, wherever it is told to."""
     return op.name == "pad" and op.output.padded_shape() == values[op.inputs[0]].padded_shape()
@@ -69,7 +81,9 @@ def _writes_in_place(op: Op, values: Mapping[str, Value]) -> bool:
 
 def peak_bytes_per_core(program: Program) -> int:
     """The most bytes that are live at once, spread evenly over the cores page by page."""
-    sizes = {name: bytes_per_core(value, program.arch) for name, value in program.values().items()}
+    values = program.values()
+    sizes = {name: bytes_per_core(value, program.arch) for name, value in values.items()}
+    sizes |= dict.fromkeys(_state_and_views(program, values), 0)
     resident = sum(sizes[value.name] for value in (*program.inputs, *program.weights))
     uses, dying = program.uses(), [0] * (len(program.ops) + 1)  # bytes that each op reads last
     for value in (value for op in program.ops for value in op.outputs):

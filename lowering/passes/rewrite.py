@@ -20,7 +20,8 @@ class Rewrite:
         self.builder.adopt(old)
         self.uses = old.uses()
         self.producers = {value.name: op for op in old.ops for value in op.outputs}
-        self._new: dict[str, Value] = {v.name: v for v in (*old.inputs, *old.weights)}
+        given = (*old.inputs, *old.weights, *old.state)
+        self._new: dict[str, Value] = {value.name: value for value in given}
 
     def new(self, name: str) -> Value:
         """The new value that stands for an old name."""
@@ -52,7 +53,8 @@ class Rewrite:
 
     def used_once(self, name: str) -> bool:
         """Whether exactly one op reads the old value and it is no result of the program."""
-        return len(self.uses.get(name, ())) == 1 and name not in self.old.outputs
+        read = self.uses.get(name, ())
+        return len(read) == 1 and read[0] < len(self.old.ops)
 
     def absorbs(self, op: Op, name: str) -> Op | None:
         """The old op that made `name`, if only `op` reads it, in the same precision."""

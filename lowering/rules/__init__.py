@@ -7,6 +7,7 @@ region's body is lowered primitive by primitive.
 """
 
 from lowering.rules import (
+    attention,
     elementwise,
     index,
     layers,
@@ -16,6 +17,7 @@ from lowering.rules import (
     regions,
     shape,
     sort,
+    state,
     window,
 )
 from lowering.rules.context import DECLINED, RULES, Context, Operand, lower_graph, lowers
@@ -25,6 +27,7 @@ __all__ = [
     "RULES",
     "Context",
     "Operand",
+    "attention",
     "elementwise",
     "index",
     "layers",
@@ -36,5 +39,6 @@ __all__ = [
     "regions",
     "shape",
     "sort",
+    "state",
     "window",
 ]

@@ -46,6 +46,11 @@ class Context:
         """The dtype policy that the program is built for; most rules need not know it."""
         return self._builder.policy
 
+    @property
+    def writes_state(self) -> bool:
+        """Whether the node may overwrite the state that it reads."""
+        return id(self.node) in self._builder.in_place
+
     def note(self, text: str) -> None:
         """What the reader of the generated code should know about the ops that follow."""
         self.source = dataclasses.replace(self.source, note=text)

@@ -112,9 +112,26 @@ def static_starts(starts: Sequence[Known], shape, sizes) -> list[int]:
 
 @lowers("dynamic_update_slice")
 def dynamic_update_slice(ctx: Context, x, update, *starts):
-    if not all(isinstance(start, Known) for start in starts):
-        raise ctx.fail("a start depends on the inputs; update at fixed positions, or select")
+    computed = [axis for axis, start in enumerate(starts) if not isinstance(start, Known)]
+    if computed:
+        return _update_one(ctx, x, update, computed[0], starts[computed[0]])
     return replace_block(ctx, x, update, static_starts(starts, x.shape, update.shape))
+
+
+def _update_one(ctx: Context, x: Operand, update: Operand, axis: int, start: Operand) -> Operand:
+    """`x` with `update`, of size 1 along `axis` and else of x's, at a computed position."""
+    shape = [1] * len(x.shape)
+    if tuple(update.shape) != (*x.shape[:axis], 1, *x.shape[axis + 1 :]):
+        raise ctx.fail("a start depends on the inputs; update one position along one axis")
+    place = ctx.emit("clamp", ctx.reshape(start, shape), min=0, max=x.shape[axis] - 1)
+    shape[axis] = x.shape[axis]
+    positions = Known(np.arange(x.shape[axis], dtype=np.int32).reshape(shape))
+    hit, number = ctx.emit("eq", place, positions, dtype="float32"), uniform(update)
+    if number is not None:
+        result = ctx.emit("where", hit, x, true_scalar=float(number))
+    else:
+        result = ctx.emit("where", hit, update, x)
+    return expand(ctx, result, x.shape)
 
 
 def replace_block(ctx: Context, x: Operand, update: Operand, begins) -> Operand:

@@ -3,16 +3,19 @@
 Standard library only.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lowering.ir import Op, Value
+from lowering.ir import TILE, Op, Value
 from lowering.ops import OPS
 
 # ops whose function in ttnn has another name
 FUNCTIONS: dict[str, str] = {
     "scaled_dot_product_attention": "transformer.scaled_dot_product_attention",
+    "scaled_dot_product_attention_decode": "transformer.scaled_dot_product_attention_decode",
+    "paged_update_cache": "experimental.paged_update_cache",
 }
 
 
@@ -65,7 +68,7 @@ class FullGrid:
 
 @dataclass(frozen=True, slots=True)
 class ProgramConfig:
-    """A matmul whose right operand is sent to all cores, each with its rows of the left one."""
+    """A matmul with one operand sent to all cores, each with its part of the other."""
 
     fields: Mapping[str, Any]
 
@@ -89,6 +92,15 @@ class MemoryName:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A memory config: blocks of `height` rows in the L1 of `count` cores, one each."""
+
+    count: int
+    height: int
+    width: int
+
+
 Token = (
     Tensor
     | Tensors
@@ -101,6 +113,7 @@ Token = (
     | ProgramConfig
     | AttentionConfig
     | MemoryName
+    | Rows
 )
 
 
@@ -136,6 +149,9 @@ def make_call(op: Op, values: Mapping[str, Value]) -> Call:
     }
     if spec.compute:
         keywords["compute_kernel_config"] = PreciseConfig()
+    if op.outputs[0].memory == "rows":
+        *lead, height, width = op.outputs[0].padded_shape()
+        keywords["memory_config"] = Rows(math.prod(lead) * height // TILE, TILE, width)
     places = {op.outputs[0].memory, *(values[name].memory for name in op.inputs)}
     if spec.memory and places != {"dram"}:
         keywords["memory_config"] = MemoryName(op.outputs[0].memory)

@@ -10,22 +10,31 @@ from lowering.ir import Op, Program, Value
 from lowering.runtime import calls
 from lowering.runtime.calls import Call, Token, make_call
 from lowering.runtime.devices import import_ttnn
-from lowering.runtime.tensors import layout, memory, to_device, to_numpy
+from lowering.runtime.tensors import layout, memory, to_device, to_host_tensor, to_numpy
 from lowering.runtime.verify import verify
 
 OnOp = Callable[[int, Op, Sequence[Any]], None]
 
 
 class Session:
-    """A program whose weights lie on the device.
+    """A program whose weights lie on the device, and its state, which starts as zeros.
 
     `run` takes and returns numpy arrays; `upload`, `execute` and `download` are its three steps.
     Values are freed at their last use by dropping the reference, never by `ttnn.deallocate`: a
     reshape that costs nothing shares its input's memory.
     """
 
-    def __init__(self, program: Program, weights: Mapping[str, np.ndarray], device: Any):
-        """Checks the program and uploads the weights; ValueError for a weight that is missing."""
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, np.ndarray],
+        device: Any,
+        shared: "Session | None" = None,
+    ):
+        """Checks the program and uploads the weights; ValueError for a weight that is missing.
+
+        `shared`: a session whose weights and state of the same name serve this one as well.
+        """
         ttnn = import_ttnn()
         verify(program)
         missing = [value.name for value in program.weights if value.name not in weights]
@@ -37,10 +46,16 @@ class Session:
         self._caller = Caller(ttnn, device)
         known = program.values()
         self._calls = [make_call(op, known) for op in program.ops]
-        self._weights = {
-            value.name: to_device(ttnn, weights[value.name], value, device)
+        there = shared.resident if shared is not None else {}
+        self.resident: dict[Value, Any] = {
+            value: there[value]
+            if value in there
+            else to_device(ttnn, weights[value.name], value, device)
             for value in program.weights
         }
+        self.resident |= {value: there[value] for value in program.state if value in there}
+        missing = [value for value in program.state if value not in there]
+        self.set_state({value.name: np.zeros(value.shape) for value in missing})
 
     def run(self, inputs: Mapping[str, np.ndarray], on_op: OnOp | None = None) -> list[np.ndarray]:
         """Outputs (float32 or integers) for inputs by name; ValueError for unfit inputs."""
@@ -56,7 +71,7 @@ class Session:
 
     def execute(self, inputs: Mapping[str, Any], on_op: OnOp | None = None) -> list[Any]:
         """Output tensors on the device; `on_op(index, op, results)` sees each op's results."""
-        values = {**self._weights, **inputs}
+        values = {value.name: tensor for value, tensor in self.resident.items()} | dict(inputs)
         for index, (op, call) in enumerate(zip(self.program.ops, self._calls, strict=True)):
             results = self._caller.perform(call, values)
             if on_op is not None:
@@ -66,6 +81,29 @@ class Session:
             for name in op.frees:
                 del values[name]
         return [values[name] for name in self.program.outputs]
+
+    def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Give state by name its numbers; ValueError for a name that is no state."""
+        state = {value.name: value for value in self.program.state}
+        if unknown := sorted(set(arrays) - set(state)):
+            raise ValueError(f"{unknown} are no state of the program; it has {', '.join(state)}")
+        for name, array in arrays.items():
+            value = state[name]
+            if value not in self.resident:
+                self.resident[value] = to_device(self._ttnn, array, value, self.device)
+            else:
+                host = to_host_tensor(self._ttnn, array, value)
+                self._ttnn.copy_host_to_device_tensor(host, self.resident[value])
+
+    def reset(self) -> None:
+        """Zeros for all state."""
+        self.set_state({value.name: np.zeros(value.shape) for value in self.program.state})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """State by name as numpy arrays."""
+        return {
+            value.name: to_numpy(self._ttnn, self.resident[value]) for value in self.program.state
+        }
 
     def download(self, tensors: Sequence[Any]) -> list[np.ndarray]:
         """Output tensors as numpy arrays."""
@@ -119,6 +157,8 @@ class Caller:
                 )
             case calls.MemoryName(name):
                 return memory(ttnn, name)
+            case calls.Rows(count, height, width):
+                return rows_on_cores(ttnn, self._size, count, height, width)
 
 
 def precise_config(ttnn: Any) -> Any:
@@ -128,6 +168,16 @@ def precise_config(ttnn: Any) -> Any:
         math_approx_mode=False,
         fp32_dest_acc_en=True,
         packer_l1_acc=True,
+    )
+
+
+def rows_on_cores(ttnn: Any, size: Any, count: int, height: int, width: int) -> Any:
+    """The memory config of a tensor cut into blocks of rows, one in the L1 of each core."""
+    return ttnn.create_sharded_memory_config(
+        (height, width),
+        core_grid=ttnn.num_cores_to_corerangeset(count, size, True),
+        strategy=ttnn.ShardStrategy.HEIGHT,
+        use_height_and_width_as_shard_shape=True,
     )
 
 

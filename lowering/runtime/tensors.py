@@ -73,11 +73,12 @@ def describe(tensor: Any, name: str = "") -> Value:
     """A ttnn tensor in the program's words."""
     dtype = str(tensor.dtype).rpartition(".")[2].lower()
     rows = "ROW_MAJOR" in str(tensor.layout)
-    in_l1 = "L1" in str(tensor.memory_config().buffer_type)
+    config = tensor.memory_config()
+    place = "l1" if "L1" in str(config.buffer_type) else "dram"
     return Value(
         name,
         tuple(tensor.shape),
         cast(DType, dtype),
         "row_major" if rows else "tile",
-        "l1" if in_l1 else "dram",
+        "rows" if config.is_sharded() else place,
     )

@@ -127,10 +127,51 @@ def embedding():
 
 def attention(mask):
     heads = [Value(name, (2, n, 50, 32), "bfloat16") for name, n in (("q", 4), ("k", 2), ("v", 2))]
-    chunks = {"q_chunk_size": 32, "k_chunk_size": 64}
-    attrs = {"scale": 0.5, "program_config": chunks, "is_causal": not mask}
+    attrs = {"scale": 0.5, "program_config": chunks(32, 64), "is_causal": not mask}
     masks = [Value("mask", (1, 1, 50, 50), "bfloat16")] if mask else []
     return single("scaled_dot_product_attention", (*heads, *masks), attrs)
+
+
+def on_cache(name, dtype, others, attrs, before=()):
+    """One op that writes a cache [2, 2, 64, 48] in place."""
+    cache = Value("cache", (2, 2, 64, 48), dtype)
+    written = Value("written", cache.shape, dtype)
+    order = (*others, cache) if name == "copy" else (cache, *others)
+    op = Op(name, tuple(value.name for value in order), (written,), attrs)
+    given = tuple(value for value in others if value.memory == "dram")
+    return Program(
+        name, (*given, *before), (), (*_to_rows(before), op), (), state=(cache,), kept=("written",)
+    )
+
+
+def _to_rows(values):
+    for value in values:
+        rows = Value("rows", value.shape, value.dtype, memory="rows")
+        yield Op("to_memory_config", (value.name,), (rows,))
+
+
+def caches(dtype):
+    """Programs that write a cache from its start, at computed slots, and whole."""
+    first, whole = Value("x", (1, 2, 40, 48), dtype), Value("x", (2, 2, 64, 48), dtype)
+    rows = Value("rows", (1, 2, 2, 48), dtype, memory="rows")
+    slots = Value("slots", (2,), "int32", "row_major")
+    new = Value("new", rows.shape, dtype)
+    return [
+        on_cache("fill_cache", dtype, (first,), {"batch_idx": 1}),
+        on_cache("paged_update_cache", dtype, (rows, slots), {}, (new,)),
+        on_cache("copy", dtype, (whole,), {}),
+    ]
+
+
+def decode_attention():
+    shapes = {"q": (1, 2, 4, 64), "k": (2, 2, 96, 64), "v": (2, 2, 96, 64), "mask": (2, 1, 4, 96)}
+    values = tuple(Value(name, shape, "bfloat16") for name, shape in shapes.items())
+    attrs = {"scale": 0.5, "is_causal": False, "program_config": chunks(32, 32)}
+    return single("scaled_dot_product_attention_decode", values, attrs)
+
+
+def chunks(queries, keys):
+    return {"q_chunk_size": queries, "k_chunk_size": keys}
 
 
 def complaints(reports):
@@ -143,10 +184,11 @@ def test_table_agrees_with_ttnn(arch):
     programs += [program_of(*case, "int32") for case in INTEGER_CASES]
     programs += [program_of(*case, "bfloat8_b") for case in BLOCKS]
     programs += [embedding(), attention(mask=False), attention(mask=True)]
+    programs += [*caches("float32"), *caches("bfloat16"), decode_attention()]
     reports = check_many(programs, arch)
     assert complaints(reports) == []
     assert {report.arch for report in reports} == {arch}
-    assert {program.name for program in programs} == set(OPS)
+    assert {op.name for program in programs for op in program.ops} == set(OPS)
 
 
 def test_report_counts_programs_and_memory():

@@ -74,7 +74,7 @@ def _key(data):
         (lambda x, v: lax.pad(x, v[0, 0], [(0, 1, 0)] * 2), (X, X), "padding value depends"),
         (lambda x, i: lax.dynamic_slice(x, (i[0, 0], i[0, 1]), (1, 1)), (X, I), "more than one"),
         (
-            lambda x, i: lax.dynamic_update_slice(x, x[:1], (i[0, 0], 0)),
+            lambda x, i: lax.dynamic_update_slice(x, x[:2], (i[0, 0], 0)),
             (X, I),
             "start depends on the inputs",
         ),

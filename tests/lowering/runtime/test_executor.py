@@ -39,9 +39,10 @@ def test_callback_sees_every_op_with_its_results(fake, small):
 def test_weights_go_where_the_program_says(fake, small):
     with open_device() as device:
         session = Session(small.program, small.weights, device)
-    assert session._weights["bias"].memory_config() is fake.L1_MEMORY_CONFIG
-    assert session._weights["kernel"].memory_config() is fake.DRAM_MEMORY_CONFIG
-    assert session._weights["kernel"].layout == fake.TILE_LAYOUT
+    there = {value.name: tensor for value, tensor in session.resident.items()}
+    assert there["bias"].memory_config() is fake.L1_MEMORY_CONFIG
+    assert there["kernel"].memory_config() is fake.DRAM_MEMORY_CONFIG
+    assert there["kernel"].layout == fake.TILE_LAYOUT
 
 
 @pytest.mark.parametrize(

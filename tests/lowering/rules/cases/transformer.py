@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from moejax.layers.attention import attention
+from moejax.layers.cache import kv_update
 from moejax.layers.embedding import embedding
 from moejax.layers.gelu import gelu
 from moejax.layers.linear import linear
@@ -38,6 +39,8 @@ def _attention(
 
 
 MASK50, MASK64 = (booleans(2, 1, n, n) | np.eye(n, dtype=bool)[None, None] for n in (50, 64))
+FEW = booleans(2, 1, 1, 64) | (np.arange(64) == 3)
+CACHE = normal(2, 2, 40, 8)
 PADDING = np.arange(50)[None, None, None] < np.array([50, 31])[:, None, None, None]
 
 CASES = [
@@ -136,4 +139,31 @@ CASES = [
     ),
     _attention("computed bias", 4, 4, 64, 64, 32, computed={"bias": normal(2, 1, 1, 64)}),
     _attention("narrow heads with a mask", 4, 2, 50, 50, 16, mask=MASK50),
+    _attention("one query with a mask", 4, 2, 1, 64, 32, mask=FEW),
+    _attention("one query with a computed mask", 4, 2, 1, 64, 32, computed={"mask": FEW}),
+    _attention("one query padded", 4, 1, 1, 50, 24, computed={"mask": PADDING}),
+    _attention("one query with a bias", 4, 4, 1, 64, 32, computed={"bias": normal(1, 4, 1, 64)}),
+    Case(
+        "moejax.attention",
+        "values of another width",
+        lambda q, k, v: attention(q, k, v, scale=0.2, causal=True),
+        (normal(2, 4, 40, 48), normal(2, 4, 40, 48, seed=1), normal(2, 4, 40, 32)),
+        float32=6e-3,
+        bfloat16=0.012,
+    ),
+    Case(
+        "moejax.rope",
+        "rows of a table",
+        lambda x, p: rope(x, *(t[:, None] for t in rope_rows(RopeConfig(), 32, p, limit=64))),
+        (normal(2, 3, 5, 32), integers(2, 5, low=0, high=64)),
+    ),
+    Case(
+        "moejax.kv_update", "a computed slot", kv_update, (CACHE, normal(2, 2, 1, 8), np.int32(5))
+    ),
+    Case(
+        "moejax.kv_update",
+        "from a known slot on",
+        lambda cache, new: kv_update(cache, new, 7),
+        (CACHE, normal(2, 2, 4, 8)),
+    ),
 ]
