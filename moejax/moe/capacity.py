@@ -71,8 +71,8 @@ def apply_capacity(
 
     `num_groups` is the number of sequences of equal length, for scope "sequence". `ramp`, traced
     or not, is the share of the way from `minimum` places to all of them, for a capacity that grows
-    in training; shapes are those of the full one. Free experts have room for all. Renormalised weights of a token sum to `total`. ValueError if
-    the tokens do not form the groups.
+    in training; shapes are those of the full one. Free experts have room for all. Renormalised
+    weights of a token sum to `total`. ValueError if the tokens do not form the groups.
     """
     num_tokens, k = routing.index.shape
     if config.scope == "batch":

@@ -24,11 +24,12 @@ from moejax.checks import require_choice, require_positive
 from moejax.layers.init import FAN_IN, STACKED_FAN_IN
 from moejax.moe.assignment import Routing
 from moejax.moe.balancing import COLLECTION
-from moejax.moe.capacity import apply_capacity, capacity_of
+from moejax.moe.capacity import apply_capacity, capacity_of, overflow_to
 from moejax.moe.config import NON_CAUSAL, CapacityConfig, RoutingConfig
 from moejax.moe.dispatch import DISPATCH, Implementation, dispatch
 from moejax.moe.experts import Params, expert_mlp, narrow
 from moejax.moe.free import free_output
+from moejax.moe.importance import TokenImportance
 from moejax.moe.losses import (
     mean_probability_error,
     routed_load_balance,
@@ -36,6 +37,8 @@ from moejax.moe.losses import (
     z_loss,
 )
 from moejax.moe.routing import route, router_logits, soft_route
+from moejax.moe.schedule import Schedule
+from moejax.moe.semantic import SemanticView
 from moejax.moe.usage import usage
 
 
@@ -58,6 +61,12 @@ class MoEConfig:
     `capacity` holds in both. `num_shared_experts` of width `shared_d_ff` (None: d_ff) see every
     token, as one MLP of their total width, times sigmoid(x . g) with `shared_gate`.
     `balanced_value` is the load balance of even use: 1, or top_k as Mixtral counts.
+
+    `free_overflow`: choices dropped over capacity go to the first free expert. `token_importance`:
+    a learned importance of tokens orders the queues (capacity order "priority") and weighs the
+    routed output. `semantic_routing`: the router reads a learned view of the "token", or also of
+    the "context" before it. `schedule`: what depends on the training step. `bias_rate` is for the
+    training loop: update_router_state's rate.
     """
 
     d_model: int
@@ -74,6 +83,11 @@ class MoEConfig:
     router: Literal["xla", "pallas"] | None = "xla"
     losses: LossWeights = field(default_factory=LossWeights)
     balanced_value: float = 1.0
+    free_overflow: bool = False
+    token_importance: bool = False
+    semantic_routing: Literal["token", "context"] | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    bias_rate: float = 1e-3
 
     def __post_init__(self):
         require_positive("d_model", self.d_model)
@@ -86,6 +100,24 @@ class MoEConfig:
             raise ValueError(f"num_shared_experts is {self.num_shared_experts}; it must be >= 0")
         if self.shared_gate and not self.num_shared_experts:
             raise ValueError("shared_gate is set without an expert to gate: num_shared_experts=0")
+        require_choice("semantic_routing", self.semantic_routing, (None, "token", "context"))
+        if self.routing.strategy == "soft" and (self.semantic_routing or self.token_importance):
+            raise ValueError(
+                "strategy 'soft' routes no single tokens; it takes neither semantic_routing nor"
+                " token_importance"
+            )
+        self._check_overflow()
+
+    def _check_overflow(self):
+        if not self.free_overflow:
+            return
+        if not self.routing.free_experts:
+            raise ValueError("free_overflow is set without a free expert to serve: free_experts=()")
+        if any(c is not None and c.renormalise for c in (self.capacity, self.eval_capacity)):
+            raise ValueError(
+                "free_overflow serves every choice; set renormalise=False, which makes up for lost"
+                " ones"
+            )
 
 
 class Experts(nn.Module):
@@ -150,9 +182,18 @@ class MoELayer(nn.Module):
             self.constant_vector = self.param("constant_vector", zeros, (count, config.d_model))
             shape = count, config.d_model, 2
             self.constant_kernel = self.param("constant_kernel", STACKED_FAN_IN, shape)
+        if config.token_importance:
+            self.importance = TokenImportance()
+        if config.semantic_routing:
+            self.semantic = SemanticView(context=config.semantic_routing == "context")
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        step: jax.Array | None = None,
+        train: bool = False,
     ) -> jax.Array:
         if x.ndim < 2 or x.shape[-1] != self.config.d_model:
             raise ValueError(f"x has shape {x.shape}; it must be [..., S, {self.config.d_model}]")
@@ -162,22 +203,40 @@ class MoELayer(nn.Module):
         mask_T = None if mask is None else mask.reshape(-1)
         num_groups = max(math.prod(x.shape[:-2]), 1)
         run = self._soft if self.config.routing.strategy == "soft" else self._routed
-        y_TD = run(x_TD, mask_T, num_groups, train)
+        y_TD = run(x_TD, mask_T, num_groups, step, train)
+        if step is not None:
+            y_TD = y_TD * self.config.schedule.warmup(step)
         if self.config.num_shared_experts:
             y_TD = y_TD + self._shared(x_TD)
         return narrow(y_TD, x.dtype).reshape(x.shape)
 
-    def _routed(self, x_TD, mask_T, num_groups: int, train: bool) -> jax.Array:
+    def _routed(self, x_TD, mask_T, num_groups: int, step, train: bool) -> jax.Array:
         config = self.config
         wanted = self.route(x_TD, mask_T, num_groups=num_groups, train=train)
+        importance_T = None
+        if config.token_importance:
+            importance_T = jnp.where(wanted.valid, self.importance(x_TD), 0.5)
         capacity = config.capacity if train else config.eval_capacity
         routing = wanted
         if capacity is not None and wanted.capacity is None:
             routing = apply_capacity(
-                wanted, capacity, num_groups=num_groups, total=config.routing.scale
+                wanted,
+                capacity,
+                num_groups=num_groups,
+                importance_T=importance_T,
+                ramp=config.schedule.capacity(step),
+                total=config.routing.scale,
             )
+        self._sow(wanted, routing, num_groups, step)
+        if config.free_overflow:
+            routing = overflow_to(config.routing.num_experts, wanted, routing)
         self.sow("intermediates", "routing", routing)
-        self._sow(wanted, routing, num_groups)
+        y_TD = self._serve(x_TD, routing)
+        return y_TD if importance_T is None else y_TD * (2 * importance_T)[:, None]
+
+    def _serve(self, x_TD: jax.Array, routing: Routing) -> jax.Array:
+        """The real and the free experts' part: [T, D] -> float32 [T, D]."""
+        config = self.config
         params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
         send = self.dispatcher or partial(dispatch, implementation=config.dispatch)
         y_TD = send(x_TD, routing, params).astype(jnp.float32)
@@ -198,6 +257,8 @@ class MoELayer(nn.Module):
     ) -> Routing:
         """What each token wants, before capacity: [T, D] -> Routing."""
         config = self.config.routing
+        if self.config.semantic_routing:
+            x_TD = self.semantic(x_TD, mask_T, num_groups)
         draws = config.input_jitter or config.logit_jitter or config.second_expert != "all"
         keys = jax.random.split(self.make_rng("router")) if train and draws else (None, None)
         capacity = None
@@ -231,7 +292,7 @@ class MoELayer(nn.Module):
             num_groups=num_groups,
         )
 
-    def _soft(self, x_TD, mask_T, num_groups: int, train: bool) -> jax.Array:
+    def _soft(self, x_TD, mask_T, num_groups: int, step, train: bool) -> jax.Array:
         config = self.config.routing
         x = x_TD.astype(jnp.float32)
         kernel = self.router_scale * _unit(self.router_kernel, axis=0)
@@ -255,7 +316,7 @@ class MoELayer(nn.Module):
             y_TD = y_TD * jax.nn.sigmoid(router_logits(x_TD, self.shared_gate))
         return y_TD
 
-    def _sow(self, wanted: Routing, kept: Routing, num_groups: int) -> None:
+    def _sow(self, wanted: Routing, kept: Routing, num_groups: int, step) -> None:
         if not self.is_mutable_collection("moe") or self.is_initializing():
             return
         self.sow("moe", "usage", usage(wanted, kept))
@@ -268,8 +329,13 @@ class MoELayer(nn.Module):
             "entropy": lambda: -router_entropy(wanted),
         }
         weights = {name: getattr(self.config.losses, name) for name in terms}
-        used = [weights[name] * terms[name]() for name in terms if weights[name]]
-        self.sow("moe", "aux_loss", sum(used, jnp.zeros(())))
+        ramp = self.config.schedule.aux(step)
+        used = {
+            name: weights[name] * (1.0 if name == "z" else ramp) * terms[name]()
+            for name in terms
+            if weights[name]
+        }
+        self.sow("moe", "aux_loss", used)
 
 
 def _unit(x: jax.Array, axis: int) -> jax.Array:

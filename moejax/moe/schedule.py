@@ -1,4 +1,4 @@
-"""What changes in the course of training, as functions of a traced step: one compilation serves all.
+"""What changes in the course of training, as functions of a traced step, so compiled once.
 
 A step is an int32 array, the optimiser steps done so far, or None for the end of training, when
 every ramp is up.
@@ -16,16 +16,18 @@ class Schedule:
 
     `warmup_steps`: the routed experts' part in the output grows from 0 to 1. `capacity_ramp_steps`:
     the places of an expert grow from the capacity's `minimum` to the full number. `aux_ramp_steps`:
-    the weight of the balance losses grows from 0 to `aux_scale` times their own.
+    the weight of the balance losses grows from 0 to `aux_scale` times their own. `reset_steps`:
+    the training loop looks for dead experts after so many steps (reset.py); 0 is never.
     """
 
     warmup_steps: int = 0
     capacity_ramp_steps: int = 0
     aux_ramp_steps: int = 0
     aux_scale: float = 1.0
+    reset_steps: int = 0
 
     def __post_init__(self):
-        for name in ("warmup_steps", "capacity_ramp_steps", "aux_ramp_steps"):
+        for name in ("warmup_steps", "capacity_ramp_steps", "aux_ramp_steps", "reset_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number >= 0")
@@ -43,6 +45,10 @@ class Schedule:
     def aux(self, step: jax.Array | None) -> jax.Array | float:
         """What the balance losses are multiplied by, 0 to `aux_scale`."""
         return self.aux_scale * _ramp(step, self.aux_ramp_steps)
+
+    def resets(self, step: int) -> bool:
+        """Whether dead experts are reset after this many steps; for the loop, outside jit."""
+        return self.reset_steps > 0 and step > 0 and step % self.reset_steps == 0
 
 
 def _ramp(step: jax.Array | None, steps: int) -> jax.Array | float:

@@ -80,3 +80,14 @@ def router_counts(sown: Any, state: Any) -> Any:
     if "bias" in state:
         return {"bias": sum(found.wanted for found in sown["usage"])}
     return {name: router_counts(sown[name], inner) for name, inner in state.items()}
+
+
+def expert_load(sown: Any) -> Any:
+    """{"load": [E]} for each MoE layer that has sown: wanted choices over their mean, before any
+    drop; 1 is an even share. Without choices 0.
+    """
+    if "usage" in sown:
+        num_experts = sown["usage"][0].utilisation.shape[0]
+        wanted_E = sum(found.wanted for found in sown["usage"])[:num_experts]
+        return {"load": wanted_E * num_experts / jnp.maximum(jnp.sum(wanted_E), 1)}
+    return {name: expert_load(inner) for name, inner in sown.items()}
