@@ -29,6 +29,7 @@ def top_k_router(
     num_groups,
     top_groups,
     group_best,
+    num_free,
 ):
     """Renormalised softmax scores: the k largest logits, and a softmax over them alone."""
     if score != "softmax" or not normalise or bias is not None or num_groups > 1:

@@ -86,6 +86,8 @@ def why_not(config: RoutingConfig, num_tokens: int, key: jax.Array | None = None
     """Why the kernel cannot route so, as the end of a sentence; None if it can."""
     if config.strategy not in ("greedy", "group_limited_greedy", "noaux_tc", "top_2"):
         return f"does not know strategy {config.strategy!r}"
+    if config.num_groups > 1 and config.free_experts:
+        return "knows no groups beside free experts"
     if config.num_outputs > MOST_OUTPUTS or config.top_k > MOST_CHOICES:
         return (
             f"holds at most {MOST_OUTPUTS} outputs and {MOST_CHOICES} choices, not"

@@ -32,10 +32,10 @@ class RoutingConfig:
     `normalise`: the chosen weights of a token sum to 1 before `scale` multiplies them (with the
     score "identity" by a softmax over the chosen). `use_bias`: a correction bias is added to the
     scores for the choice only, never to the weights. `free_experts` are outputs of the router
-    behind the E real experts that cost no matmul: "zero" adds nothing, "copy" the token itself,
-    "constant" a learned mix of the token and a learned vector. Jitter acts where a random key is
-    given, that is in training: `input_jitter` multiplies what the router reads by
-    U(1 - j, 1 + j), `logit_jitter` adds a normal of that deviation to the logits.
+    behind the E real experts that cost no matmul and belong to no group: "zero" adds nothing,
+    "copy" the token itself, "constant" a learned mix of the token and a learned vector. Jitter
+    acts where a random key is given, that is in training: `input_jitter` multiplies what the
+    router reads by U(1 - j, 1 + j), `logit_jitter` adds a normal of that deviation to the logits.
     """
 
     num_experts: int
@@ -102,21 +102,21 @@ class RoutingConfig:
             return
         if self.num_groups == 1:
             return
-        if self.num_outputs % self.num_groups:
+        if self.num_experts % self.num_groups:
             raise ValueError(
-                f"num_groups is {self.num_groups}; it must divide the {self.num_outputs} experts"
+                f"num_groups is {self.num_groups}; it must divide the {self.num_experts} experts"
             )
-        size = self.num_outputs // self.num_groups
+        size = self.num_experts // self.num_groups
         if self.top_groups > self.num_groups:
             raise ValueError(
                 f"top_groups is {self.top_groups}; there are only {self.num_groups} groups"
             )
         if self.strategy == "noaux_tc" and size < 2:
             raise ValueError(
-                f"num_groups is {self.num_groups} for {self.num_outputs} experts; 'noaux_tc' adds"
+                f"num_groups is {self.num_groups} for {self.num_experts} experts; 'noaux_tc' adds"
                 " a group's two best scores, so a group needs at least 2 experts"
             )
-        if self.top_k > self.top_groups * size:
+        if self.top_k > self.top_groups * size + len(self.free_experts):
             raise ValueError(
                 f"top_k is {self.top_k}, but {self.top_groups} groups of {size} experts hold only"
                 f" {self.top_groups * size}; raise top_groups or lower top_k"

@@ -108,11 +108,13 @@ def top_k_router(
     num_groups: int = 1,
     top_groups: int = 1,
     group_best: int = 1,
+    num_free: int = 0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(index [T, k] int32, weight [T, k], scores [T, M]): the k best of the scores + bias.
 
     The bias has a say in the choice only. With groups the choice is among the `top_groups` groups
-    whose `group_best` best experts have the largest sum. Of equals the lowest index wins.
+    whose `group_best` best experts have the largest sum, and the last `num_free` outputs, which
+    belong to none. Of equals the lowest index wins.
     """
     scores_TM = score_tokens(logits_TM, score)
     if bias_M is None and num_groups == 1:
@@ -122,7 +124,11 @@ def top_k_router(
         if bias_M is not None:
             choice_TM = choice_TM + lax.stop_gradient(bias_M)[None, :]
         if num_groups > 1:
-            choice_TM = _within_best_groups(choice_TM, num_groups, top_groups, group_best)
+            groups = num_groups, top_groups, group_best
+            num_experts = choice_TM.shape[1] - num_free
+            choice_TE = _within_best_groups(choice_TM[:, :num_experts], *groups)
+            free = [choice_TM[:, num_experts:]] if num_free else []
+            choice_TM = jnp.concatenate([choice_TE, *free], axis=-1)
         index_Tk = lax.top_k(choice_TM, k)[1]
         weight_Tk = jnp.take_along_axis(scores_TM, index_Tk, axis=-1)
     return index_Tk, _finish(weight_Tk, score, normalise, scale), scores_TM
@@ -143,14 +149,14 @@ def _finish(weight_Tk: jax.Array, score: str, normalise: bool, scale: float) -> 
     return weight_Tk if scale == 1.0 else weight_Tk * scale
 
 
-def _within_best_groups(choice_TM, num_groups: int, top_groups: int, group_best: int):
+def _within_best_groups(choice_TE, num_groups: int, top_groups: int, group_best: int):
     """Scores with -inf outside the best groups, whatever the sign of the scores."""
-    num_tokens, num_outputs = choice_TM.shape
-    grouped = choice_TM.reshape(num_tokens, num_groups, num_outputs // num_groups)
+    num_tokens, num_experts = choice_TE.shape
+    grouped = choice_TE.reshape(num_tokens, num_groups, num_experts // num_groups)
     group_TG = jnp.sum(lax.top_k(grouped, group_best)[0], axis=-1)
     best = lax.top_k(group_TG, top_groups)[1]
     allowed = jnp.any(best[:, :, None] == jnp.arange(num_groups)[None, None, :], axis=1)
-    return jnp.where(allowed[:, :, None], grouped, -jnp.inf).reshape(choice_TM.shape)
+    return jnp.where(allowed[:, :, None], grouped, -jnp.inf).reshape(choice_TE.shape)
 
 
 def _top_k(logits_TM, valid_T, config: RoutingConfig, *, bias_M, group_best: int, **_) -> Routing:
@@ -167,6 +173,7 @@ def _top_k(logits_TM, valid_T, config: RoutingConfig, *, bias_M, group_best: int
         num_groups=config.num_groups,
         top_groups=config.top_groups,
         group_best=group_best,
+        num_free=len(config.free_experts) if config.num_groups > 1 else 0,
     )
     keep_Tk = jnp.broadcast_to(valid_T[:, None], index_Tk.shape)
     return Routing(index_Tk, weight_Tk, keep_Tk, logits_TM, scores_TM, valid_T, config.num_experts)

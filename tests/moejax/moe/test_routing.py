@@ -1,5 +1,7 @@
 """Routers: what holds for every strategy, and what each one promises."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,3 +194,22 @@ def test_shapes_are_checked():
         route(jnp.zeros((2, 5)), config)
     with pytest.raises(ValueError, match="2 equal groups"):
         route(jnp.zeros((3, 4)), config, num_groups=2)
+
+
+def test_free_experts_belong_to_no_group(getkey):
+    config = RoutingConfig(
+        num_experts=8,
+        top_k=3,
+        strategy="noaux_tc",
+        score="sigmoid",
+        num_groups=4,
+        top_groups=1,
+        free_experts=("zero",),
+    )
+    logits = jax.random.normal(getkey(), (64, 9))
+    index = np.sort(np.asarray(route(logits, config).index), axis=-1)
+    best = np.asarray(jax.nn.sigmoid(logits))[:, :8].reshape(64, 4, 2).sum(-1).argmax(-1)
+    np.testing.assert_array_equal(index, np.stack([2 * best, 2 * best + 1, 8 + 0 * best], -1))
+    two = np.asarray(route(logits, replace(config, top_k=2)).index)
+    assert 0 < (two == 8).any(-1).sum() < 64
+    assert (two[two < 8] // 2 == np.repeat(best, 2).reshape(64, 2)[two < 8]).all()
