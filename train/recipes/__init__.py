@@ -9,10 +9,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from train.config import Config
-from train.recipes import mole
+from train.recipes import moe_lm, mole
 from train.tables import nearest
 
-SYSTEMS: tuple[ModuleType, ...] = (mole,)
+SYSTEMS: tuple[ModuleType, ...] = (mole, moe_lm)
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe for module in SYSTEMS for recipe in module.RECIPES
 }
