@@ -94,7 +94,7 @@ def main(folder):
     device = ttnn.open_device(device_id=0)
     w = {name: upload(device, arrays[name], *WEIGHTS[name]) for name in WEIGHTS}
     inputs = [upload(device, sample[f"input.{name}"], *INPUTS[name]) for name in INPUTS]
-    state = {name: upload(device, sample[f"state.{name}"], *STATE[name]) for name in STATE}
+    state = {name: upload(device, sample[f"before.{name}"], *STATE[name]) for name in STATE}
     for index, tensor in enumerate(forward(device, w, *([state] if state else []), *inputs)):
         found, expected = download(tensor), sample[f"output.{index}"]
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
@@ -216,9 +216,10 @@ def _token(token: Token, resident: Mapping[str, str]) -> str:
             return "grid"
         case calls.PreciseConfig():
             return "PRECISE"
-        case calls.ProgramConfig(fields):
+        case calls.ProgramConfig(fields, cores):
+            size = f"ttnn.CoreCoord{cores}" if cores else "size"
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
-            return f"shared_operand(size, {sizes})"
+            return f"shared_operand({size}, {sizes})"
         case calls.AttentionConfig(fields):
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())
             return f"chunks(size, {sizes})"

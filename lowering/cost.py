@@ -64,7 +64,7 @@ CHIPS: dict[Arch, Chip] = {
 # sequences a second and milliseconds that the project aims for
 TARGETS: tuple[tuple[float, float], ...] = ((200, 30), (800, 15))
 
-MATMULS = ("matmul", "linear")
+MATMULS = ("matmul", "linear", "sparse_matmul")
 ATTENTION = "scaled_dot_product_attention"
 # fmt: off
 MOVES = (
@@ -176,25 +176,29 @@ def op_cost(
 ) -> OpCost:
     """Cost of one op; `cores` of each program that it launches, None where that is not known.
 
-    Every program of an op is taken to move all of the op's tensors once.
+    Every program of an op is taken to move all of the op's tensors once, but for the one that
+    clears the result of a sparse_matmul.
     """
     operands = [values[name] for name in op.inputs]
     if cores is None:
         cores = () if is_view(op, operands) else (chip.cores,)
-    read = sum(value.num_bytes() for value in operands) if cores else 0
+    sizes = _bytes_read(op, operands)
+    read = sum(sizes) if cores else 0
     written = sum(value.num_bytes() for value in op.outputs) if cores else 0
-    dram = sum(v.num_bytes() for v in (*operands, *op.outputs) if v.memory == "dram")
+    dram = sum(v.num_bytes() for v in op.outputs if v.memory == "dram")
+    dram += sum(n for v, n in zip(operands, sizes, strict=True) if v.memory == "dram")
     slowest = {"launch": len(cores) * chip.launch_us}
     if cores:
-        used = max(1, min(min(cores), chip.cores))
+        moving = cores[-1:] if op.name == "sparse_matmul" else cores
+        used = max(1, min(min(moving), chip.cores))
         cycles = chip.clock_ghz * 1e3
         slowest["arithmetic"] = _cycles(op, operands, chip) / used / cycles
         slowest["network"] = sum(
             (read + written) / max(1, count) / chip.network_bytes_per_cycle / cycles
-            for count in cores
+            for count in moving
         )
         rate = chip.dram_gb_per_s * chip.dram_efficiency
-        slowest["dram"] = len(cores) * dram / rate / 1e3
+        slowest["dram"] = len(moving) * dram / rate / 1e3
     work = max((time for name, time in slowest.items() if name != "launch"), default=0.0)
     return OpCost(
         index=index,
@@ -207,6 +211,17 @@ def op_cost(
         time_us=work + slowest["launch"],
         bound=max(slowest, key=lambda name: slowest[name]) if cores else "free",
     )
+
+
+def _bytes_read(op: Op, operands: Sequence[Value]) -> list[int]:
+    """Of each operand. Of a stack of matrices those that indices name; a mask is data, so with one
+    all are counted.
+    """
+    sizes = [value.num_bytes() for value in operands]
+    if op.name == "sparse_matmul" and len(operands) == 4:
+        stack, names = operands[1].shape[1], operands[3].shape[-1]
+        sizes[1] = sizes[1] * names // stack
+    return sizes
 
 
 def flops(op: Op, operands: Sequence[Value]) -> int:

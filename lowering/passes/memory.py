@@ -1,5 +1,6 @@
 """Which tensors live in L1, next to the cores."""
 
+import math
 from collections.abc import Mapping
 
 from lowering.cost import is_view
@@ -9,7 +10,7 @@ from lowering.ops import OPS
 # Bytes of L1 a core that interleaved tensors may take together; the rest is left for the circular
 # buffers of the running program. Free L1 of a core: 1,393,312 (Wormhole), 1,461,120 (Blackhole).
 BUDGET = {"wormhole_b0": 700_000, "blackhole": 750_000}
-CORES = {"wormhole_b0": 64, "blackhole": 110}
+GRID = {"wormhole_b0": (8, 8), "blackhole": (11, 10)}  # cores for programs, columns by rows
 
 
 def place_in_l1(program: Program) -> Program:
@@ -100,7 +101,7 @@ def peak_bytes_per_core(program: Program) -> int:
 def bytes_per_core(value: Value, arch: Arch) -> int:
     """Bytes of an interleaved tensor in the fullest bank."""
     pages = max(1, -(-value.num_bytes() // _page_bytes(value)))
-    return -(-pages // CORES[arch]) * _page_bytes(value)
+    return -(-pages // math.prod(GRID[arch])) * _page_bytes(value)
 
 
 def _page_bytes(value: Value) -> int:

@@ -33,6 +33,8 @@ def _reshape(walk: Rewrite, op: Op, sources: dict[str, Value]) -> None:
 
 
 def _sink(walk: Rewrite, op: Op, sources: dict[str, Value]) -> bool:
+    if op.output.dtype == "uint16":
+        return False  # ttnn does not reshape tiles of these
     before = [sources.get(walk.new(name).name) for name in op.inputs]
     found = [value for value in before if value is not None]
     if not found or len(found) < len(before):

@@ -9,6 +9,7 @@ region's body is lowered primitive by primitive.
 from lowering.rules import (
     attention,
     elementwise,
+    experts,
     index,
     layers,
     matmul,
@@ -29,6 +30,7 @@ __all__ = [
     "Operand",
     "attention",
     "elementwise",
+    "experts",
     "index",
     "layers",
     "lower_graph",

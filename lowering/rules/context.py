@@ -10,7 +10,7 @@ import numpy as np
 from lowering.builder import Builder, NoDeviceDTypeError, logical_dtype
 from lowering.errors import LoweringError, describe
 from lowering.graph import Graph, Known, Node, Tensor
-from lowering.ir import Policy, Value
+from lowering.ir import DType, Policy, Value
 from lowering.rules.advice import advice
 from lowering.trace import subgraph
 
@@ -64,6 +64,10 @@ class Context:
         if isinstance(operand, Known):
             return self._builder.weight(operand.numpy(), self._weight_name(operand))
         return operand
+
+    def weight(self, array: np.ndarray, name: str, dtype: DType) -> Value:
+        """A weight that is stored in one dtype under every policy."""
+        return self._builder.weight(array, name, dtype)
 
     def constant(self, array: np.ndarray, like: Operand | None = None) -> Known:
         """Numbers computed by a rule; `like`: the operand whose name they keep."""

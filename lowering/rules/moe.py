@@ -1,8 +1,4 @@
-"""Device rules of the MoE regions: the top-k router, its matrix of weights, all experts at once.
-
-E experts stand side by side along one axis, [T, E * H], so each projection is one matmul and the
-sum over experts happens in the accumulator of the last one: no padded expert axis, no reduction.
-"""
+"""Device rules of the router's regions: finite logits, the k best, their matrix of weights."""
 
 import numpy as np
 
@@ -46,50 +42,19 @@ def top_k_router(
 
 @lowers("moejax.combine_weights")
 def combine_weights(ctx: Context, index, weight, *, num_experts):
-    """[T, 1, k] times the one-hot rows [T, k, E]: exactly one term a place, so only the weights'
-    own rounding shows. float32 is kept by the plain sum under the float32 policy.
-    """
+    """float32 is kept by the plain sum under the float32 policy."""
     if ctx.policy == "float32" or isinstance(index, Known):
         return DECLINED
+    return weights_by_expert(ctx, index, weight, num_experts)
+
+
+def weights_by_expert(ctx: Context, index, weight, num_experts: int) -> Operand:
+    """[T, E]: [T, 1, k] times the one-hot rows [T, k, E]. Exactly one term a place, so only the
+    weights' own rounding shows.
+    """
     tokens, k = index.shape
     index = ctx.before_typecast(index)
     experts = np.arange(num_experts, dtype=np.dtype(index.dtype)).reshape(1, 1, -1)
     hits = ctx.emit("eq", ctx.reshape(index, (tokens, k, 1)), Known(experts), dtype="float32")
     rows = ctx.emit("matmul", ctx.reshape(weight, (tokens, 1, k)), hits)
     return ctx.reshape(rows, (tokens, num_experts))
-
-
-@lowers("moejax.experts_dense")
-def experts_dense(ctx: Context, x, combine, params):
-    """Weights are spread over each expert's hidden units by a 0/1 matrix, and act on those."""
-    if not all(isinstance(leaf, Known) for leaf in params.values()):
-        return DECLINED
-    ctx.note("experts side by side: the last matmul sums over hidden units and experts at once")
-    experts, hidden, width = params["down"].shape
-    h = _hidden(ctx, x, params)
-    spread = np.repeat(np.eye(experts, dtype=np.float32), hidden, axis=1)
-    weights = ctx.emit("matmul", combine, Known(spread, "experts.spread"))
-    down = Known(params["down"].numpy().reshape(experts * hidden, width), params["down"].name)
-    y = ctx.emit("matmul", ctx.emit("multiply", h, weights), down)
-    if "down_bias" in params:
-        y = ctx.emit("add", y, ctx.emit("matmul", combine, params["down_bias"]))
-    return y
-
-
-def _hidden(ctx: Context, x: Operand, params: dict[str, Known]) -> Operand:
-    """Hidden values of all experts, [T, E * H]."""
-    if "gate" not in params:
-        return ctx.emit("gelu", _project(ctx, x, params, "up"), fast_and_approximate_mode=False)
-    gate = _project(ctx, x, params, "gate", activation="silu")
-    return ctx.emit("multiply", gate, _project(ctx, x, params, "up"))
-
-
-def _project(ctx: Context, x: Operand, params: dict[str, Known], name: str, **fused) -> Operand:
-    """x [T, D] times [D, E * H], with bias and activation in the same program."""
-    kernel = params[name].numpy()
-    wide = Known(np.moveaxis(kernel, 0, 1).reshape(kernel.shape[1], -1), params[name].name)
-    operands = [x, wide]
-    if f"{name}_bias" in params:
-        bias = params[f"{name}_bias"]
-        operands.append(Known(bias.numpy().reshape(1, -1), bias.name))
-    return ctx.emit("linear", *operands, core_grid="full", **fused)

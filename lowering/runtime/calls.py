@@ -68,9 +68,13 @@ class FullGrid:
 
 @dataclass(frozen=True, slots=True)
 class ProgramConfig:
-    """A matmul with one operand sent to all cores, each with its part of the other."""
+    """A matmul with one operand sent to all cores, each with its part of the other.
+
+    `cores`: columns and rows of cores that take part; None for all of the device.
+    """
 
     fields: Mapping[str, Any]
+    cores: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,12 @@ def _attr(key: str, value: Any) -> Token:
     if key == "core_grid":
         return FullGrid()
     if key == "program_config":
-        return AttentionConfig(value) if "q_chunk_size" in value else ProgramConfig(value)
+        return AttentionConfig(value) if "q_chunk_size" in value else _program_config(value)
     if key == "activations":
         return Activations(tuple(value))
     return Constant(list(value) if isinstance(value, tuple) else value)
+
+
+def _program_config(attrs: Mapping[str, Any]) -> ProgramConfig:
+    fields = {key: value for key, value in attrs.items() if key != "cores"}
+    return ProgramConfig(fields, tuple(attrs["cores"]) if "cores" in attrs else None)

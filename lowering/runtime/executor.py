@@ -147,9 +147,10 @@ class Caller:
                 return self._grid
             case calls.PreciseConfig():
                 return self._precise
-            case calls.ProgramConfig(fields):
+            case calls.ProgramConfig(fields, cores):
+                size = ttnn.CoreCoord(*cores) if cores else self._size
                 return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
-                    compute_with_storage_grid_size=self._size, fused_activation=None, **fields
+                    compute_with_storage_grid_size=size, fused_activation=None, **fields
                 )
             case calls.AttentionConfig(fields):
                 return ttnn.SDPAProgramConfig(

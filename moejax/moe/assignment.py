@@ -54,6 +54,8 @@ class Routing:
     @property
     def served(self) -> jax.Array:
         """[T, k] bool: a real expert works on this choice."""
+        if self.logits.shape[-1] == self.num_experts:
+            return self.keep
         return self.keep & (self.index < self.num_experts)
 
     @property

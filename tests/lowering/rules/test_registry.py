@@ -13,7 +13,6 @@ from tests.lowering.rules.cases.table import CASES, TRACED
 
 # regions without a device rule: their body is lowered operation by operation
 BODY_ONLY = {
-    "moejax.experts_indexed": "gathers and batched products, as written",
     "moejax.channel_time_linear": "one batched product of the weights: nothing to fuse",
     "moejax.embedding": "the gather rule knows it",
     "moejax.swiglu": "four programs by the passes that fuse silu into a product",

@@ -1,8 +1,9 @@
 """The regions of the MoE layer: router, matrix of weights, experts."""
 
 import jax.numpy as jnp
+import numpy as np
 
-from moejax.moe.experts import combine_weights, experts_dense
+from moejax.moe.experts import combine_weights, experts_dense, experts_indexed
 from moejax.moe.routing import finite_logits, router_logits, top_k_router
 from tests.lowering.rules.cases.base import Case, integers, normal
 
@@ -10,12 +11,33 @@ LOGITS = normal(6, 10)
 X = normal(6, 12)
 
 
-def params(gated: bool, bias: bool) -> dict:
-    """Three stacked experts of width 12 with 20 hidden units."""
-    shapes = {"up": (3, 12, 20), "down": (3, 20, 12)} | ({"gate": (3, 12, 20)} if gated else {})
-    kernels = {name: 0.3 * normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
-    biases = {f"{name}_bias": normal(3, shape[-1]) for name, shape in shapes.items()}
+def params(gated: bool, bias: bool, experts: int = 3) -> dict:
+    """Stacked experts of width 12 with 20 hidden units."""
+    sizes = {"up": (12, 20), "down": (20, 12)} | ({"gate": (12, 20)} if gated else {})
+    kernels = {
+        name: 0.3 * normal(experts, *size, seed=i) for i, (name, size) in enumerate(sizes.items())
+    }
+    biases = {f"{name}_bias": normal(experts, size[-1]) for name, size in sizes.items()}
     return kernels | (biases if bias else {})
+
+
+def chosen(tokens: int, k: int, experts: int) -> tuple:
+    """x, k different experts of each token, and their weights, of either sign and some 0."""
+    order = np.argsort(normal(tokens, experts, seed=2), axis=1)[:, :k]
+    weight = np.round(normal(tokens, k, seed=3) * 2) / 2
+    return normal(tokens, 12, seed=4), order.astype(np.int32), weight
+
+
+# tokens, k and experts of each form of the chosen experts, with its number of tokens at the limits
+INDEXED = {
+    "one token, its matrices by name": (1, 2, 5),
+    "one token, every expert": (1, 3, 3),
+    "named": (2, 2, 8),
+    "masked": (3, 2, 8),
+    "masked, a whole tile": (32, 1, 16),
+    "all on all, crowded": (9, 2, 8),
+    "all on all, more than a tile": (33, 1, 40),
+}
 
 
 def routed(x, k: int = 2):
@@ -74,6 +96,28 @@ CASES = [
         )
         for gated in (True, False)
         for bias in (True, False)
+    ),
+    *(
+        Case(
+            "moejax.experts_indexed",
+            name,
+            lambda x, i, w, n=size[2]: experts_indexed(x, i, w, params(True, False, n)),
+            chosen(*size),
+            float32=0.006,
+            bfloat16=0.015,
+        )
+        for name, size in INDEXED.items()
+    ),
+    *(
+        Case(
+            "moejax.experts_indexed",
+            f"gated {gated} bias {bias}, {tokens} tokens",
+            lambda x, i, w, g=gated, b=bias: experts_indexed(x, i, w, params(g, b, 8)),
+            chosen(tokens, 2, 8),
+            float32=0.006,
+            bfloat16=0.015,
+        )
+        for tokens, gated, bias in ((1, False, False), (1, True, True), (4, False, True))
     ),
     Case("function", "top-2 layer", routed, (X,), float32=0.006, bfloat16=0.015),
 ]
