@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from lowering.api import Lowered, lower_graph_of
 from lowering.backends import reference
+from lowering.graph import Graph
 from lowering.ir import Arch, Op, Policy, Program
-from lowering.runtime.folder import load
+from lowering.runtime.folder import Sample, load
 from lowering.runtime.metrics import Metrics, compare
+from lowering.sample import make_sample
 from lowering.trace import trace
 
 Level = Literal["P1", "P2", "P4"]
@@ -109,12 +110,11 @@ def within(metrics: Metrics, level: Level, policy: Policy) -> bool:
 
 def check_program(
     program: Program,
-    inputs: Mapping[str, np.ndarray],
-    expected: Sequence[np.ndarray],
+    sample: Sample,
     level: Literal["P1", "P2"],
     golden: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
-    """A program on the reference backend against expected outputs, and each op against `golden`."""
+    """A program on the reference backend against its sample, and each op against `golden`."""
     rows: list[Row] = []
 
     def on_op(op: Op, results: Sequence[np.ndarray]) -> None:
@@ -122,22 +122,29 @@ def check_program(
         seen.append(op)
 
     seen: list[Op] = []
-    found = reference.run(program, inputs, MODES[level], on_op)
-    outputs = output_rows(found, expected, level, program.policy)
+    state = dict(sample.before)
+    found = reference.run(program, sample.inputs, MODES[level], on_op, state)
+    outputs = output_rows(found, sample.outputs, level, program.policy)
+    kept = [state[name] for name in sample.after]
+    outputs += output_rows(kept, [*sample.after.values()], level, program.policy, [*sample.after])
     return Report(
         level=level, policy=program.policy, backend="reference", outputs=outputs, ops=tuple(rows)
     )
 
 
 def output_rows(
-    found: Sequence[np.ndarray], expected: Sequence[np.ndarray], level: Level, policy: Policy
+    found: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    level: Level,
+    policy: Policy,
+    names: Sequence[str] | None = None,
 ) -> tuple[Row, ...]:
-    """A row an output."""
+    """A row an output, called output.0 and so on unless `names` are given."""
     rows = []
-    for index, (array, wanted) in enumerate(zip(found, expected, strict=True)):
+    names = names or [f"output.{index}" for index in range(len(found))]
+    for name, array, wanted in zip(names, found, expected, strict=True):
         metrics = compare(array, np.asarray(wanted))
-        ok = within(metrics, level, policy)
-        rows.append(Row(name=f"output.{index}", metrics=metrics, ok=ok))
+        rows.append(Row(name=name, metrics=metrics, ok=within(metrics, level, policy)))
     return tuple(rows)
 
 
@@ -169,23 +176,20 @@ def check(
     params: Any,
     inputs: Mapping[str, Any],
     *,
+    state: Any = None,
     policies: Sequence[Policy] = POLICIES,
     levels: Sequence[Literal["P1", "P2"]] = LEVELS,
     arch: Arch = "wormhole_b0",
     name: str = "program",
 ) -> list[Report]:
     """Lower `function` under each policy and compare it with JAX at each level."""
-    graph = trace(function, params, inputs)
-    arrays = {key: np.asarray(value) for key, value in inputs.items()}
-    with jax.default_matmul_precision("highest"):
-        expected = jax.tree.leaves(function(params, *inputs.values()))
+    graph = trace(function, params, inputs, state)
+    sample = make_sample(function, params, inputs, state)
     reports = []
     for policy in policies:
         lowered: Lowered = lower_graph_of(graph, name=name, policy=policy, arch=arch)
-        golden = lowered.golden(arrays)
-        reports += [
-            check_program(lowered.program, arrays, expected, level, golden) for level in levels
-        ]
+        golden = lowered.golden(sample.inputs, sample.before)
+        reports += [check_program(lowered.program, sample, level, golden) for level in levels]
     return reports
 
 
@@ -194,19 +198,20 @@ def assert_parity(
     params: Any,
     inputs: Mapping[str, Any],
     *,
+    state: Any = None,
     policies: Sequence[Policy] = POLICIES,
     chips: Sequence[Arch] = (),
 ) -> None:
     """AssertionError unless the lowered `function` equals the JAX one; for tests in your own CI.
 
-    `inputs`: name -> concrete array. `chips`: also have every op accepted by the mock device of
-    these chips (needs ttnn). The message names the first op out of tolerance, its Flax module and
-    source line.
+    `inputs`: name -> concrete array; `state`: see `lowering.lower`. `chips`: also have every op
+    accepted by the mock device of these chips (needs ttnn). The message names the first op out of
+    tolerance, its Flax module and source line.
     """
-    reports = check(function, params, inputs, policies=policies)
+    reports = check(function, params, inputs, state=state, policies=policies)
     failures = [str(report) for report in reports if not report.ok]
     for chip in chips:
-        failures += _rejections(function, params, inputs, policies, chip)
+        failures += _rejections(trace(function, params, inputs, state), policies, chip)
     assert not failures, "the lowered program differs from the JAX function\n" + "\n".join(failures)
 
 
@@ -232,10 +237,7 @@ def check_folder(
     if backend == "reference":
         program = folder.program.replace(arrays=folder.weights)
         levels = LEVELS if program.policy == "float32" else LEVELS[1:]
-        reports = [
-            check_program(program, folder.inputs(), folder.outputs(), level, golden)
-            for level in levels
-        ]
+        reports = [check_program(program, folder.example(), level, golden) for level in levels]
     else:
         reports = [_on_device(Path(directory), folder.program, bisect)]
     write_reports(directory, reports)
@@ -265,7 +267,7 @@ def _on_device(directory: Path, program: Program, bisect: bool) -> Report:
             "the environment names a mock device, which computes no numbers; unset "
             "TT_METAL_MOCK_CLUSTER_DESC_PATH, or run `moejax lower ... --check mock`"
         )
-    rows = [_device_row(row, f"output.{row['output']}", program) for row in result["outputs"]]
+    rows = [_device_row(row, row["output"], program) for row in result["outputs"]]
     ops = [_device_row(row, row["value"], program, row["op"]) for row in result["ops"]]
     return Report(
         level="P4",
@@ -285,11 +287,10 @@ def _device_row(row: Mapping[str, Any], name: str, program: Program, op: int | N
     return Row(name=name, metrics=metrics, ok=ok, op=op, call=program.ops[op].name, source=source)
 
 
-def _rejections(function, params, inputs, policies, chip: Arch) -> list[str]:
+def _rejections(graph: Graph, policies: Sequence[Policy], chip: Arch) -> list[str]:
     """What the mock device of a chip does not accept."""
     from lowering.backends.ttnn import check_many
 
-    graph = trace(function, params, inputs)
     programs = [
         lower_graph_of(graph, name=policy, policy=policy, arch=chip).program for policy in policies
     ]

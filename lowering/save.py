@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from lowering.codegen import generate
 from lowering.ir import Program, to_json
-from lowering.runtime.folder import MANIFEST, MANIFEST_SCHEMA, PROGRAM, SAMPLE, WEIGHTS
+from lowering.runtime.folder import MANIFEST, MANIFEST_SCHEMA, PROGRAM, SAMPLE, WEIGHTS, Sample
 
 MODULE = "model.py"
 STORED = {"bfloat16": ml_dtypes.bfloat16, "bfloat8_b": ml_dtypes.bfloat16}
@@ -26,17 +26,18 @@ MAX_GOLDEN_BYTES = 64 * 2**20
 def save(
     program: Program,
     folder: str | Path,
+    sample: Sample,
     *,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Sequence[np.ndarray],
     golden: Mapping[str, np.ndarray] | None = None,
     model: Mapping[str, Any] | None = None,
     tolerances: Mapping[str, Any] | None = None,
+    together: Sequence[Program] = (),
 ) -> Path:
-    """Write the program with a sample of inputs and expected outputs; returns the folder.
+    """Write the program with a sample of what it takes and gives; returns the folder.
 
     The folder appears whole or not at all; an older program there is replaced, anything else in
-    it is an error. `model`: what the program was made from, kept in the manifest.
+    it is an error. `model`: what the program was made from, kept in the manifest. `together`:
+    programs whose weights the file holds as well.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
@@ -45,8 +46,9 @@ def save(
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         (scratch / PROGRAM).write_text(json.dumps(to_json(program), indent=1))
-        save_file(_stored_weights(program), scratch / WEIGHTS)
-        save_file(_sample(inputs, outputs, golden or {}), scratch / SAMPLE)
+        weights = [_stored_weights(each) for each in (program, *together)]
+        save_file({k: v for each in weights for k, v in each.items()}, scratch / WEIGHTS)
+        save_file(_tensors(sample, golden or {}), scratch / SAMPLE)
         (scratch / MODULE).write_text(generate(program))
         manifest = _manifest(program, scratch, model or {}, tolerances or {})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -70,9 +72,11 @@ def _stored_weights(program: Program) -> dict[str, np.ndarray]:
     }
 
 
-def _sample(inputs, outputs, golden: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    tensors = {f"input.{name}": array for name, array in inputs.items()}
-    tensors |= {f"output.{index}": np.asarray(array) for index, array in enumerate(outputs)}
+def _tensors(sample: Sample, golden: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = {f"input.{name}": array for name, array in sample.inputs.items()}
+    tensors |= {f"output.{index}": np.asarray(a) for index, a in enumerate(sample.outputs)}
+    tensors |= {f"before.{name}": array for name, array in sample.before.items()}
+    tensors |= {f"after.{name}": array for name, array in sample.after.items()}
     if sum(array.nbytes for array in golden.values()) <= MAX_GOLDEN_BYTES:
         tensors |= {f"op.{name}": array for name, array in golden.items()}
     return {name: _plain(array) for name, array in tensors.items()}

@@ -69,14 +69,18 @@ def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
                 place = {"op": index, "name": op.name, "value": value.name}
                 rows.append(place | asdict(metrics) | {"source": str(op.source)})
 
-    expected = folder.outputs()
+    sample = folder.example()
+    expected = {f"output.{index}": array for index, array in enumerate(sample.outputs)}
+    expected |= sample.after
     with open_device() as device:
         session = Session(folder.program, folder.weights, device)
-        outputs = session.run(folder.inputs(), on_op if per_op else None)
+        session.set_state(sample.before)
+        outputs = session.run(sample.inputs, on_op if per_op else None)
+        found = [*outputs, *session.state().values()]
         arch = arch_name(device)
         del session
     kind = device_kind()
-    metrics = [compare(found, wanted) for found, wanted in zip(outputs, expected, strict=True)]
+    metrics = [compare(array, expected[name]) for name, array in zip(expected, found, strict=True)]
     tolerances = folder.manifest.get("tolerances", {})
     least = float(tolerances.get("pcc", PCC[folder.program.policy]))
     return {
@@ -85,7 +89,10 @@ def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
         "policy": folder.program.policy,
         "least_pcc": least,
         "ok": kind == "mock" or all(metric.pcc >= least for metric in metrics),
-        "outputs": [{"output": i} | asdict(metric) for i, metric in enumerate(metrics)],
+        "outputs": [
+            {"output": name} | asdict(metric)
+            for name, metric in zip(expected, metrics, strict=True)
+        ],
         "ops": rows,
     }
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,21 @@ NUMPY = {
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a program takes and should give: inputs, outputs, state before and after the run."""
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Sequence[np.ndarray]
+    before: Mapping[str, np.ndarray] = field(default_factory=dict)
+    after: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Folder:
     """A checked program with its weights, sample tensors and manifest.
 
-    `sample` holds `input.<name>`, `output.<i>` and, where they were recorded, `op.<value name>`.
+    `sample` holds `input.<name>`, `output.<i>`, `before.<state>`, `after.<state>` and, where they
+    were recorded, `op.<value name>`.
     """
 
     program: Program
@@ -42,12 +53,11 @@ class Folder:
     sample: Mapping[str, np.ndarray]
     manifest: Mapping[str, Any]
 
-    def inputs(self) -> dict[str, np.ndarray]:
-        """The sample's inputs by name; ValueError when the folder has none."""
-        missing = [v.name for v in self.program.inputs if f"input.{v.name}" not in self.sample]
-        if missing:
-            raise ValueError(f"{SAMPLE} has no value for the inputs {missing}")
-        return {value.name: self.sample[f"input.{value.name}"] for value in self.program.inputs}
+    def example(self) -> Sample:
+        """The sample; ValueError for a part that the folder has not."""
+        inputs = self.inputs()
+        before, after = (self._named(key, self.program.state) for key in ("before", "after"))
+        return Sample(inputs, self.outputs(), before, after)
 
     def outputs(self) -> list[np.ndarray]:
         """The sample's expected outputs; ValueError when one is missing."""
@@ -56,6 +66,16 @@ class Folder:
         if missing:
             raise ValueError(f"{SAMPLE} has no expected value for the outputs {missing}")
         return [self.sample[f"output.{index}"] for index in range(count)]
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """The sample's inputs by name; ValueError when the folder has none."""
+        return self._named("input", self.program.inputs)
+
+    def _named(self, kind: str, values: Sequence[Value]) -> dict[str, np.ndarray]:
+        missing = [value.name for value in values if f"{kind}.{value.name}" not in self.sample]
+        if missing:
+            raise ValueError(f"{SAMPLE} has no value for the {kind}s {missing}")
+        return {value.name: self.sample[f"{kind}.{value.name}"] for value in values}
 
 
 def load(directory: str | Path) -> Folder:

@@ -10,6 +10,7 @@ import pytest
 
 from lowering import parity
 from lowering.api import lower_graph_of
+from lowering.runtime.folder import Sample
 from lowering.runtime.metrics import compare
 from lowering.trace import trace
 
@@ -49,7 +50,7 @@ def broken(net, op_name, **attrs):
     program = lowered.program.replace(ops=tuple(ops))
     expected = [function(params, inputs["x"])]
     golden = lowered.golden(inputs)
-    return parity.check_program(program, inputs, expected, "P1", golden), index
+    return parity.check_program(program, Sample(inputs, expected), "P1", golden), index
 
 
 def test_bisect_names_the_first_wrong_op(net):

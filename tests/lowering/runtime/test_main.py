@@ -11,7 +11,7 @@ def test_sample_is_run_and_compared(fake, saved, tmp_path, capsys):
     assert main([str(saved), "--bisect", "--json", str(tmp_path / "r.json")]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["ok"]
-    assert [row["output"] for row in report["outputs"]] == [0, 1]
+    assert [row["output"] for row in report["outputs"]] == ["output.0", "output.1"]
     assert [row["value"] for row in report["ops"]] == ["scaled"]
     assert report["ops"][0]["source"] == "Model/multiply"
     assert "card wormhole_b0: ok" in capsys.readouterr().out
