@@ -21,6 +21,7 @@ from moejax.layers.mlp import SwiGLU
 from moejax.layers.norm import Norm
 from moejax.layers.self_attention import AttentionConfig, SelfAttention
 from moejax.moe.layer import MoEConfig, MoELayer
+from moejax.watch import watch
 
 # Labels of this value take no part in the loss.
 IGNORED = -100
@@ -33,10 +34,13 @@ class LMConfig:
     `d_ff`: hidden width of the dense layers, which are all where `moe` is None and else those of
     `dense_layers`. `window_layers`: the layers that attention.window holds for; None: all.
     `max_len`: the longest text, prompt and continuation together. `block`: attention, then the
-    feed-forward part ("sequential"), or both on the same input ("parallel"). `tied_head`: logits
-    from the embedding. `dtype`: of activations; parameters are cast to it where they are used,
-    while router, softmax, norms' statistics and logits are float32. `remat`: layers are computed
-    again for the gradient instead of kept.
+    feed-forward part ("sequential"), or both on the same input ("parallel"), whose sum is then
+    multiplied by `layer_scale` before it is added, and the whole by `final_scale`. `flexible_ffn`:
+    layers with an MoE have an MLP too; a learned share a says how much each counts, a g MoE and
+    1 - a g MLP, g the schedule's warm-up. `debug`: print activations (moejax/watch.py).
+    `tied_head`: logits from the embedding. `dtype`: of activations; parameters are cast to it where
+    they are used, while router, softmax, norms' statistics and logits are float32. `remat`: layers
+    are computed again for the gradient instead of kept.
     """
 
     vocab_size: int
@@ -52,6 +56,10 @@ class LMConfig:
     mlp_bias: bool = False
     tied_head: bool = False
     block: Literal["sequential", "parallel"] = "sequential"
+    layer_scale: float = 1.0
+    final_scale: float = 1.0
+    flexible_ffn: bool = False
+    debug: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
@@ -66,6 +74,15 @@ class LMConfig:
                 raise ValueError(f"{name} has {wrong}; layers are 0 to {self.num_layers - 1}")
         if self.moe is not None and self.moe.d_model != self.d_model:
             raise ValueError(f"moe.d_model is {self.moe.d_model}; the model's is {self.d_model}")
+        if self.moe is None and self.flexible_ffn:
+            raise ValueError(
+                "flexible_ffn is set without an MoE to weigh against the MLP: moe=None"
+            )
+        if self.block == "sequential" and (self.layer_scale, self.final_scale) != (1, 1):
+            raise ValueError(
+                f"layer_scale is {self.layer_scale} and final_scale {self.final_scale}; they belong"
+                " to block='parallel'"
+            )
         if self.moe is not None and self.moe.routing.allow_non_causal:
             raise ValueError(
                 f"routing strategy {self.moe.routing.strategy!r} looks at later tokens; a language"
@@ -75,6 +92,13 @@ class LMConfig:
     def is_sparse(self, index: int) -> bool:
         """Whether layer `index` has an MoE."""
         return self.moe is not None and index not in self.dense_layers
+
+    @property
+    def moe_of_layers(self) -> MoEConfig | None:
+        """The MoE of every sparse layer; with `flexible_ffn` the warm-up is that of the share."""
+        if self.moe is None or not self.flexible_ffn:
+            return self.moe
+        return replace(self.moe, schedule=replace(self.moe.schedule, warmup_steps=0))
 
     def attention_of(self, index: int) -> AttentionConfig | LatentAttentionConfig:
         """The attention of layer `index`."""
@@ -111,9 +135,12 @@ class DecoderLayer(nn.Module):
         self.attention = LatentAttention(attention) if latent else SelfAttention(attention)
         self.ffn_norm = norm()
         if config.is_sparse(self.index):
-            assert config.moe is not None
-            self.moe = MoELayer(config.moe)
-        else:
+            moe = config.moe_of_layers
+            assert moe is not None
+            self.moe = MoELayer(moe)
+            if config.flexible_ffn:
+                self.moe_share = self.param("moe_share", nn.initializers.zeros, ())
+        if config.flexible_ffn or not config.is_sparse(self.index):
             self.mlp = SwiGLU(config.d_ff, config.mlp_bias)
 
     def __call__(
@@ -128,17 +155,32 @@ class DecoderLayer(nn.Module):
         attended_BSD, stored = self.attention(self.attention_norm(x_BSD), span, layer)
         if self.config.block == "parallel":
             y_BSD = self._ffn(self.ffn_norm(x_BSD), mask_BS, step, train)
-            return x_BSD + attended_BSD + y_BSD, stored
+            self._watch(attention_output=attended_BSD, ffn_output=y_BSD)
+            added_BSD = _scaled(attended_BSD + y_BSD, self.config.layer_scale)
+            return _scaled(x_BSD + added_BSD, self.config.final_scale), stored
         x_BSD = x_BSD + attended_BSD
-        return x_BSD + self._ffn(self.ffn_norm(x_BSD), mask_BS, step, train), stored
+        y_BSD = self._ffn(self.ffn_norm(x_BSD), mask_BS, step, train)
+        self._watch(attention_output=attended_BSD, ffn_output=y_BSD)
+        return x_BSD + y_BSD, stored
+
+    def _watch(self, **values: jax.Array) -> None:
+        watch(self, self.config.debug, **values)
 
     def _ffn(self, x_BSD, mask_BS, step, train: bool) -> jax.Array:
         if not self.config.is_sparse(self.index):
             return self.mlp(x_BSD)
         self.sow("intermediates", "moe_input", x_BSD)
-        y_BSD = self.moe(x_BSD, mask_BS, train=train)
+        y_BSD = self.moe(x_BSD, mask_BS, step=step, train=train)
         self.sow("intermediates", "moe_output", y_BSD)
-        return y_BSD
+        if not self.config.flexible_ffn:
+            return y_BSD
+        assert self.config.moe is not None
+        share = jax.nn.sigmoid(self.moe_share) * self.config.moe.schedule.warmup(step)
+        return (share * y_BSD + (1 - share) * self.mlp(x_BSD)).astype(x_BSD.dtype)
+
+
+def _scaled(x: jax.Array, factor: float) -> jax.Array:
+    return x if factor == 1 else x * factor
 
 
 class CausalLM(nn.Module):
@@ -152,8 +194,8 @@ class CausalLM(nn.Module):
     the row's last column only. `step`: see `moejax.moe.schedule`.
     Collections: params; router_state where the router has a correction bias; sown where mutable:
     moe (as MoELayer) and intermediates (`hidden`: embedding, then every layer's output, the last
-    behind the final norm; `moe_input`, `moe_output` [B, S, D] of each MoE layer). Rng "router" as
-    MoELayer.
+    behind the final norm; `moe_input`, `moe_output` [B, S, D] of each MoE layer) and debug
+    (moejax/watch.py). Rng "router" as MoELayer.
     """
 
     config: LMConfig
@@ -182,6 +224,8 @@ class CausalLM(nn.Module):
         train: bool = False,
     ) -> LMOutput:
         self._check(ids_BS, mask_BS, cache, cache_size)
+        if segments_BS is not None or cache is not None or cache_size is not None:
+            self._check_context()
         if cache is None:
             span = own_span(
                 ids_BS.shape[1],
@@ -216,6 +260,14 @@ class CausalLM(nn.Module):
     def _logits(self, x_BSD: jax.Array) -> jax.Array:
         kernel_DV = self.embedding.T if self.config.tied_head else self.head
         return linear(x_BSD, kernel_DV.astype(x_BSD.dtype)).astype(jnp.float32)
+
+    def _check_context(self) -> None:
+        moe = self.config.moe
+        if moe is not None and moe.semantic_routing == "context":
+            raise ValueError(
+                "semantic_routing 'context' reads a mean over the whole row, which neither a cache"
+                " nor packed texts keep; use 'token'"
+            )
 
     def _check(self, ids_BS, mask_BS, cache: Cache | None, cache_size: int | None) -> None:
         if ids_BS.ndim != 2 or not jnp.issubdtype(ids_BS.dtype, jnp.integer):
