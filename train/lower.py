@@ -13,9 +13,14 @@ import numpy as np
 import lowering
 from lowering.exporter import Check
 from lowering.ir import Arch, Policy
+from moejax.models.moe_lm import LMConfig
 from train.api import LoadedRun, load_run
 from train.evaluate import forecast
+from train.lower_lm import LMSource, from_checkpoint, from_lm_run, is_checkpoint, lower_lm
 from train.step import Scorer
+from train.workdir import Workdir
+
+DEFAULT_BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +41,27 @@ def lower_source(
     arch: Arch = "wormhole_b0",
     policy: Policy = "bfloat16",
     check: Check = "auto",
-    batch: int = 32,
+    batch: int | None = None,
     prune: float = 0.0,
-) -> dict[str, Any]:
-    """Lower a workdir, or `package.module:function` that returns (function, params, inputs).
+    prompt: int | None = None,
+    slots: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Lower a workdir, the folder of a published language model, or `package.module:function` that
+    returns (function, params, inputs).
 
     `prune`: leave out experts whose weight stays under it on the validation windows; the report
-    then has the test scores of both. Returns the report; ValueError for a source that is neither.
+    then has the test scores of both. `prompt`, `slots`: of a language model, see `lower_lm`.
+    Returns the report of each program by name; ValueError for a source that is none of these.
     """
+    options = {"arch": arch, "policy": policy, "check": check}
+    language = _language_model(source)
+    if language is not None:
+        if prune:
+            raise ValueError("experts can be left out of a forecaster only; leave --prune out")
+        sizes = {"batch": batch or 1, "prompt": prompt, "slots": slots}
+        return lower_lm(language, out, **options, **sizes)
+    if prompt or slots:
+        raise ValueError("prompt and slots are sizes of a language model; this source is none")
     if ":" in source and not Path(source).exists():
         if prune:
             raise ValueError("experts can be left out of a workdir's model only")
@@ -51,19 +69,21 @@ def lower_source(
     else:
         run = load_run(source)
         run, cost = prune_run(run, prune) if prune else (run, None)
-        found = from_run(run, batch)
+        found = from_run(run, batch or DEFAULT_BATCH)
     model = found.model | ({"pruned": cost} if cost else {})
-    return lowering.export(
-        found.function,
-        found.params,
-        found.inputs,
-        out,
-        name=found.name,
-        policy=policy,
-        arch=arch,
-        check=check,
-        model=model,
+    report = lowering.export(
+        found.function, found.params, found.inputs, out, name=found.name, model=model, **options
     )
+    return {found.name: report}
+
+
+def _language_model(source: str) -> LMSource | None:
+    if is_checkpoint(source):
+        return from_checkpoint(source)
+    if not Path(source).is_dir():
+        return None
+    language = isinstance(Workdir(source).read_config().model, LMConfig)
+    return from_lm_run(load_run(source)) if language else None
 
 
 def from_run(run: LoadedRun, batch: int) -> Source:

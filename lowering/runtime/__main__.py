@@ -1,6 +1,9 @@
 """Runs a saved program's sample on the device and compares the results with the expected ones.
 
     python -m lowering.runtime FOLDER [--bisect] [--json FILE]
+    python -m lowering.runtime FOLDER --generate 1,5,9 --count 32 [--temperature 0.7 --seed 1]
+
+With --generate the two programs of a language model continue a prompt of token numbers.
 
 The device is the one that tt-metal's environment variables choose; on a mock the numbers mean
 nothing and are not judged. Exit status 1 when an output leaves the tolerance.
@@ -18,7 +21,9 @@ from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
 from lowering.runtime.folder import Folder, load
+from lowering.runtime.generate import open_generator
 from lowering.runtime.metrics import compare
+from lowering.runtime.sampling import Sampling
 from lowering.runtime.tensors import to_numpy
 
 # what "equal" means for each policy when the manifest states nothing
@@ -34,8 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bisect", action="store_true", help="compare every op that was recorded")
     parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--generate", metavar="IDS", help="continue these tokens: 1,5,9")
+    parser.add_argument("--count", type=int, default=32, help="tokens to generate (32)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest (default)")
+    parser.add_argument("--top-k", type=int, default=0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
+        if options.generate is not None:
+            return _generate(options)
         folder = load(options.folder)
         report = run_sample(folder, per_op=options.bisect)
     except ValueError as error:
@@ -49,6 +62,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if report["kind"] == "mock":
         print("a mock device checks that every op is accepted; it computes no numbers")
     return 0 if report["ok"] else 1
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """Print a continuation, token by token."""
+    prompt = [int(number) for number in options.generate.split(",")]
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    with open_device() as device:
+        generator = open_generator(options.folder, device)
+        for (token,) in generator.stream([prompt], options.count, sampling):
+            print(token, end=" ", flush=True)
+        del generator
+    print()
+    if device_kind() == "mock":
+        print("a mock device computes no numbers: these tokens mean nothing")
+    return 0
+
+
+def continue_prompt(argument: dict[str, Any]) -> list[list[int]]:
+    """`Generator.generate` of a folder given by path, for child processes."""
+    with open_device() as device:
+        generator = open_generator(argument["directory"], device)
+        tokens = generator.generate(argument["prompts"], argument["count"])
+        del generator
+    return tokens
 
 
 def run_directory(argument: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Lower a trained run to a ttnn program: a folder with program, weights, code and report.
 
-SOURCE is a workdir of `moejax train`, or module:function of your own that returns
-(function, params, inputs) with inputs a dict of example arrays.
+SOURCE is a workdir of `moejax train`, the folder of a published language model, or module:function
+of your own that returns (function, params, inputs) with inputs a dict of example arrays. A language
+model becomes two programs, prefill and decode, that share weights and caches.
 
   moejax lower runs/mole_etth1 --out runs/mole_etth1/program --check mock
+  moejax lower runs/lm_small --out program --prompt 64 --slots 256
   moejax lower runs/mole_etth1 --out pruned --prune 0.05
   moejax lower mymodel:example --out program --policy bfloat8_b --arch blackhole
 """
@@ -27,7 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="have ttnn's mock device accept every op (default: where ttnn is installed)",
     )
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="sequences a run (32)")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="sequences a run (32; of a language model 1)"
+    )
+    parser.add_argument(
+        "--prompt", type=int, metavar="N", help="longest prompt of a language model (up to 128)"
+    )
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="prompt and continuation together (twice the prompt)"
+    )
     parser.add_argument(
         "--prune",
         type=float,
@@ -44,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     with console.status("lowering"):
-        report = lower_source(
+        reports = lower_source(
             args.source,
             args.out,
             arch=args.arch,
@@ -52,7 +62,22 @@ def run(args: argparse.Namespace) -> int:
             check=args.check,
             batch=args.batch,
             prune=args.prune,
+            prompt=args.prompt,
+            slots=args.slots,
         )
+    failed = [not _show(console, report) for report in reports.values()]
+    code = "model.py, program.json, report.json"
+    if len(reports) == 1:
+        console.print(f"Program: {args.out} ({code})", soft_wrap=True)
+    else:
+        folders = " and ".join(reports)
+        console.print(f"Programs: {args.out} ({folders}, each with {code})", soft_wrap=True)
+    console.print(f"Next: moejax parity {args.out} --bisect", soft_wrap=True)
+    return 1 if any(failed) else 0
+
+
+def _show(console, report: dict[str, Any]) -> bool:
+    """Print a report; whether the program is as it should be."""
     console.print(_table(report))
     if pruned := report["model"].get("pruned"):
         before, after = pruned["test_scores"]["mse"], pruned["test_scores_pruned"]["mse"]
@@ -74,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
     rejected = [error for chip in report["chips"].values() for error in chip["errors"]]
     for error in rejected:
         console.print(f"rejected: {error}", style="red", markup=False)
-    console.print(f"Program: {args.out} (model.py, program.json, report.json)", soft_wrap=True)
-    console.print(f"Next: moejax parity {args.out} --bisect", soft_wrap=True)
-    return 1 if rejected or not all(row["ok"] for row in report["parity"]) else 0
+    return not rejected and all(row["ok"] for row in report["parity"])
 
 
 def _table(report: dict[str, Any]):

@@ -21,15 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from rich.console import Console
     from rich.table import Table
 
     from lowering.parity import PARITY, check_folder
+    from lowering.runtime.generate import program_folders
 
     console = Console()
-    reports = check_folder(args.folder, backend=args.backend, bisect=args.bisect)
+    checks = {
+        folder: check_folder(folder, backend=args.backend, bisect=args.bisect)
+        for folder in program_folders(args.folder)
+    }
+    reports = [report for found in checks.values() for report in found]
     for report in reports:
         console.print(str(report), markup=False, highlight=False)
         if args.bisect:
@@ -39,5 +42,6 @@ def run(args: argparse.Namespace) -> int:
                 numbers = f"{m.pcc:.6f}", f"{m.relative_l2:.2e}", f"{m.max_abs:.2e}"
                 table.add_row(f"{row.op} {row.call}", row.name, *numbers, mark, row.source)
             console.print(table)
-    console.print(f"Results: {Path(args.folder) / PARITY}", soft_wrap=True)
+    for folder in checks:
+        console.print(f"Results: {folder / PARITY}", soft_wrap=True)
     return 0 if all(report.ok for report in reports) else 1
