@@ -22,7 +22,7 @@ from train.machine import machine
 from train.tables import nearest
 from train.workdir import write_text
 
-SUITES = ("mole", "moe")
+SUITES = ("mole", "moe", "gpu")
 DRAWING = ("moe",)
 
 
@@ -127,7 +127,7 @@ def markdown(suite: str, rows: list[Row]) -> str:
         f"# moejax bench {suite}",
         "",
         f"{time.strftime('%Y-%m-%d')}, {found['processor']}, {found['cores']} cores,"
-        f" jax {found['versions']['jax']}",
+        f" jax {found['versions']['jax']}{_accelerator()}",
         "",
         "| name | what | value | baseline | ratio | target | ok |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
@@ -145,6 +145,14 @@ def markdown(suite: str, rows: list[Row]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _accelerator() -> str:
+    """The device that JAX computes on, unless it is the processor."""
+    import jax
+
+    device = jax.devices()[0]
+    return "" if device.platform == "cpu" else f", {device.device_kind}"
 
 
 def _target(row: Row) -> str:

@@ -11,10 +11,13 @@ token's served choices of weight times expert output. DISPATCH is the one table.
 | ragged   | rows sorted by expert, lax.ragged_dot            | accelerators without capacity     |
 | onehot   | GShard's one-hot matmuls over groups of tokens   | TPU-like hardware, comparison     |
 | indexed  | copies of the chosen experts' weights            | a few tokens, lowering            |
+| grouped  | rows sorted by expert, kernels of our own        | Hopper GPUs, any number of tokens |
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import jax
@@ -22,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moejax.checks import require_choice
+from moejax.kernels.grouped import LANES, why_not
 from moejax.moe.assignment import Routing
 from moejax.moe.blocks import block_sizes, sorted_experts, spare_rows
 from moejax.moe.capacity import queue_order, queue_positions
@@ -35,9 +39,12 @@ from moejax.moe.experts import (
     narrow,
     num_experts,
 )
+from moejax.moe.grouped import grouped_experts, make_layout
 from moejax.moe.permute import capacity_slots, collect, sorted_slots, spread
 
-Implementation = Literal["auto", "dense", "gather", "blockpad", "ragged", "onehot", "indexed"]
+Implementation = Literal[
+    "auto", "dense", "gather", "blockpad", "ragged", "onehot", "indexed", "grouped"
+]
 # Tokens of a group of `onehot` without capacity: its cost is quadratic in them.
 ONEHOT_GROUP = 64
 
@@ -59,17 +66,21 @@ def dispatch(
         raise ValueError(f"x has shape {x_TD.shape}; the routing is for {len(routing.index)} rows")
     if x_TD.shape[0] == 0:
         return x_TD
-    name = choose(routing, jax.default_backend()) if implementation == "auto" else implementation
+    name = implementation
+    if name == "auto":
+        name = choose(routing, jax.default_backend(), kernels=why_not(x_TD, params) is None)
     return narrow(DISPATCH[name](x_TD, routing, params), x_TD.dtype)
 
 
-def choose(routing: Routing, platform: str) -> str:
-    """The dispatch that "auto" stands for."""
+def choose(routing: Routing, platform: str, *, kernels: bool = False) -> str:
+    """The dispatch that "auto" stands for; `kernels`: those of "grouped" can serve."""
     num_tokens, k = routing.index.shape
     if platform == "cpu":
         return "blockpad"
     if num_tokens * k <= routing.num_experts:
         return "indexed"
+    if kernels:
+        return "grouped"
     return "ragged" if routing.capacity is None else "gather"
 
 
@@ -123,6 +134,23 @@ def ragged(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     return collect(project(hidden_NH, "down"), routing.kept_weight, slots)
 
 
+def grouped(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
+    """Rows sorted by expert, whole tiles of each; grouped matmuls by kernels for Hopper GPUs.
+
+    What the kernels cannot serve runs as "auto" would without them, after one warning. Widths that
+    are no multiples of LANES are padded with zeros, which copies the weights.
+    """
+    obstacle = why_not(x_TD, params)
+    if obstacle is not None:
+        name = choose(routing, jax.default_backend())
+        _warn(f"dispatch 'grouped' {obstacle}; {name!r} runs instead")
+        return DISPATCH[name](x_TD, routing, params)
+    width = x_TD.shape[1]
+    params = {name: _to_lanes(leaf, (1, 2)) for name, leaf in params.items()}
+    layout, weight_Tk = make_layout(routing), routing.kept_weight
+    return grouped_experts(_to_lanes(x_TD, (1,)), weight_Tk, params, layout, "mosaic")[:, :width]
+
+
 def onehot(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     """GShard's form: one-hot tensors [G, S, E, C] carry tokens to slots and back by matmuls."""
     num_tokens, width = x_TD.shape
@@ -143,6 +171,19 @@ def onehot(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     y_END = expert_mlp(x_EGCD.reshape(routing.num_experts, groups * places, width), params)
     y_EGCD = y_END.reshape(x_EGCD.shape)
     return jnp.einsum("gsec,egcd->gsd", weight_GSEC, y_EGCD).reshape(num_tokens, width)
+
+
+@cache
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def _to_lanes(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """x with zeros behind, up to multiples of LANES along some axes."""
+    if all(x.shape[axis] % LANES == 0 for axis in axes):
+        return x
+    spare = [(0, -size % LANES if axis in axes else 0) for axis, size in enumerate(x.shape)]
+    return jnp.pad(x, spare)
 
 
 def _live(x_TD: jax.Array, routing: Routing) -> jax.Array:
@@ -177,4 +218,5 @@ DISPATCH: dict[str, Callable[[jax.Array, Routing, Params], jax.Array]] = {
     "ragged": ragged,
     "onehot": onehot,
     "indexed": indexed,
+    "grouped": grouped,
 }

@@ -1,0 +1,87 @@
+"""The kernels for Hopper GPUs, interpreted and compiled for one, against their plain twins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from moejax.kernels.grouped import (
+    ROWS,
+    Tiles,
+    make_tiles,
+    rows_product,
+    rows_swiglu,
+    weights_product,
+)
+
+# expert 0 has a tile, 1 has two; the last tile has no owner
+TILES, NUM_ROWS = (1, 2), 4 * ROWS
+OWNED = sum(TILES) * ROWS
+WIDTH, HIDDEN = 64, 192
+
+
+def draw(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.bfloat16)
+
+
+def tiles() -> Tiles:
+    return make_tiles(jnp.asarray(TILES, jnp.int32), NUM_ROWS)
+
+
+def products(implementation):
+    """Every product: a function and its arguments. Rows of tiles without owner are NaN."""
+    x_ND = draw(0, NUM_ROWS, WIDTH).at[OWNED:].set(jnp.nan)
+    y_NH = draw(1, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan)
+    gate, up = (draw(seed, len(TILES), WIDTH, HIDDEN) for seed in (2, 3))
+    options = {"implementation": implementation}
+    return {
+        "rows": (lambda *args: rows_product(*args, **options), (x_ND, gate, tiles())),
+        "transposed": (
+            lambda *args: rows_product(*args, transposed=True, **options),
+            (y_NH, gate, tiles()),
+        ),
+        "swiglu": (
+            lambda *args: rows_swiglu(*args, keep=True, **options),
+            (x_ND, gate, up, tiles()),
+        ),
+        "weights": (lambda *args: weights_product(*args, **options), (x_ND, y_NH, tiles())),
+    }
+
+
+def close(found, expected):
+    found, expected = (np.asarray(leaf, np.float64) for leaf in (found, expected))
+    return np.linalg.norm(found - expected) < 4e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["transposed", "swiglu", "weights"])
+def test_interpreted_equals_plain(name):
+    function, arguments = products("mosaic")[name]
+    with plgpu.force_gpu_interpret_mode():
+        found = jax.tree.leaves(jax.jit(function)(*arguments))
+    function, arguments = products("xla")[name]
+    expected = jax.tree.leaves(function(*arguments))
+    for one, other in zip(found, expected, strict=True):
+        owned = slice(None) if name == "weights" else slice(OWNED)
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert close(one[owned], other[owned])
+
+
+@pytest.mark.parametrize("name", products("mosaic"))
+def test_compiles_for_a_gpu(name):
+    function, arguments = products("mosaic")[name]
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+    assert "mosaic_gpu" in lowered.as_text()
+
+
+@pytest.mark.parametrize("counts", [(1,), (2, 1, 3), (1, 1, 1, 5)])
+def test_tiles_have_owners(counts):
+    num_tiles = sum(counts) + 2
+    found = make_tiles(jnp.asarray(counts, jnp.int32), num_tiles * ROWS)
+    owners = [expert for expert, count in enumerate(counts) for _ in range(count)]
+    assert found.expert[: sum(counts)].tolist() == owners
+    assert found.first.tolist() == [owners.index(expert) for expert in range(len(counts))]
+    assert found.used.tolist() == [sum(counts)]
+    # those without owner still name an expert whose matrix can be read
+    assert int(found.expert.max()) < len(counts)
