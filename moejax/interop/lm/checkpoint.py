@@ -89,7 +89,9 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the model's weights."""
     if (folder / INDEX).is_file():
         try:
-            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(
+                json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            )
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(f"{folder / INDEX} is no index of tensors: {error!r}") from error
         missing = sorted(name for name in names if not (folder / name).is_file())
@@ -103,8 +105,8 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
     if pickles:
         raise ValueError(
-            f"{folder} holds {', '.join(pickles)}: pickles can run any code when they are opened, so"
-            " they are not. Convert them where you trust them, with"
+            f"{folder} holds {', '.join(pickles)}: pickles can run any code when they are opened,"
+            " so they are not. Convert them where you trust them, with"
             " model.save_pretrained(FOLDER, safe_serialization=True) of transformers"
         )
     raise ValueError(f"{folder} holds neither model.safetensors nor {INDEX}")
@@ -125,8 +127,9 @@ def _contents(path: Path) -> Iterator[tuple[str, Stored]]:
     header.pop("__metadata__", None)
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
-        yield name, Stored(
-            path, entry["dtype"], tuple(entry["shape"]), 8 + length + start, stop - start
+        yield (
+            name,
+            Stored(path, entry["dtype"], tuple(entry["shape"]), 8 + length + start, stop - start),
         )
 
 

@@ -124,7 +124,9 @@ def _complete(found: dict[str, Any], kind: str, published: Published) -> None:
 
 def write_rope(rope: RopeConfig) -> dict[str, Any]:
     """The published RoPE parameters, in the later spelling."""
-    values = {_PUBLISHED_NAMES.get(ours, ours): getattr(rope, ours) for ours in _STRETCHES[rope.kind]}
+    values = {
+        _PUBLISHED_NAMES.get(ours, ours): getattr(rope, ours) for ours in _STRETCHES[rope.kind]
+    }
     stated = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()

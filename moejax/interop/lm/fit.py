@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +44,26 @@ class Source:
 
 def variable_shapes(config: LMConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's variables by path, such as params/layers_0/attention/query."""
+    # one layer of each kind is traced, however many there are
+    kinds = sorted({config.is_sparse(i) for i in range(config.num_layers)})
+    moe = None if config.moe is None else replace(config.moe, dispatch="dense")
+    dense = (0,) if False in kinds and moe else ()
+    small = replace(config, num_layers=len(kinds), dense_layers=dense, window_layers=None, moe=moe)
     ids_BS = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    shapes = jax.eval_shape(CausalLM(config).init, jax.random.key(0), ids_BS)
-    wanted = {name: shapes[name] for name in ("params", "router_state") if name in shapes}
-    return {path: leaf.shape for path, leaf in flatten_dict(wanted, sep="/").items()}
+    variables = jax.eval_shape(CausalLM(small).init, jax.random.key(0), ids_BS)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for collection in ("params", "router_state"):
+        leaves: dict[str, Any] = flatten_dict(variables.get(collection, {}), sep="/")
+        for path, leaf in leaves.items():
+            layer, _, rest = path.partition("/")
+            kind = layer.removeprefix("layers_")
+            if kind == layer:
+                shapes[f"{collection}/{path}"] = leaf.shape
+                continue
+            for i in range(config.num_layers):
+                if config.is_sparse(i) == kinds[int(kind)]:
+                    shapes[f"{collection}/layers_{i}/{rest}"] = leaf.shape
+    return shapes
 
 
 def sources(config: LMConfig, family: str) -> dict[str, list[Source]]:

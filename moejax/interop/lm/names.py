@@ -94,7 +94,9 @@ def _experts(prefix: str, kind: str, family: str, num_experts: int):
     plain = f"{prefix}mlp.experts."
     if family == "mixtral":
         own = f"{prefix}block_sparse_moe.experts."
-        yield Layout(tuple(f"{own}{e}.{_MIXTRAL[kind]}.weight" for e in range(num_experts)), each=True)
+        yield Layout(
+            tuple(f"{own}{e}.{_MIXTRAL[kind]}.weight" for e in range(num_experts)), each=True
+        )
     yield Layout(tuple(f"{plain}{e}.{kind}_proj.weight" for e in range(num_experts)), each=True)
     if kind == "down":
         yield Layout((f"{plain}down_proj",))

@@ -21,9 +21,7 @@ _ALIGNMENT = 64
 class Reader:
     """Reads arrays, reports the bytes read, and remembers tensors that hold NaN or infinity."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, wanted: Iterable[Source], progress: Progress | None
-    ):
+    def __init__(self, checkpoint: Checkpoint, wanted: Iterable[Source], progress: Progress | None):
         names = {name for source in wanted for name in source.layout.names}
         self.checkpoint = checkpoint
         self.progress = progress
@@ -38,7 +36,7 @@ class Reader:
             return jax.device_put(self._part(source, dtype, whole))
         parts: dict[Any, np.ndarray] = {}
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             spans = tuple(span[one] for span, one in zip(whole, index, strict=True))
             if spans not in parts:
                 parts[spans] = self._part(source, dtype, spans)
