@@ -111,7 +111,7 @@ def config_from_seed(**parameters: Any) -> LMConfig:
             raise ValueError(f"{name} is {parameters[name]!r}; only {value!r} is offered: {reason}")
     nullable = ("expert_capacity_factor", "sliding_window")
     given = {k: v for k, v in parameters.items() if v is not None or k in nullable}
-    values = DEFAULTS | given
+    values: dict[str, Any] = {**DEFAULTS, **given}
     return LMConfig(
         vocab_size=values["vocab_size"],
         d_model=values["hidden_size"],

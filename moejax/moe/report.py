@@ -61,8 +61,8 @@ def expert_report(sown: Any) -> ExpertReport:
             ' size, and mutable=["moe"] in the call that they sow in'
         )
     (size,) = sizes
-    routed_LE = jnp.stack([sum(c.wanted for c in calls)[:size] for _, calls in found])
-    usage_LE = jnp.stack([sum(c.kept for c in calls)[:size] for _, calls in found])
+    routed_LE = jnp.stack([_total([c.wanted for c in calls])[:size] for _, calls in found])
+    usage_LE = jnp.stack([_total([c.kept for c in calls])[:size] for _, calls in found])
     share_LE = routed_LE / jnp.maximum(jnp.sum(routed_LE, axis=-1, keepdims=True), 1)
     log_LE = jnp.log(jnp.maximum(share_LE, jnp.finfo(jnp.float32).tiny))
     largest_L = jnp.max(share_LE, axis=-1)
@@ -85,6 +85,10 @@ def _layers(sown: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[
             yield "/".join(path), inner
         elif isinstance(inner, dict):
             yield from _layers(inner, (*path, name))
+
+
+def _total(counts: list[jax.Array]) -> jax.Array:
+    return jnp.sum(jnp.stack(counts), axis=0)
 
 
 def _natural(name: str) -> list[Any]:

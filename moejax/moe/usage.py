@@ -88,6 +88,7 @@ def expert_load(sown: Any) -> Any:
     """
     if "usage" in sown:
         num_experts = sown["usage"][0].utilisation.shape[0]
-        wanted_E = sum(found.wanted for found in sown["usage"])[:num_experts]
+        wanted_M = jnp.sum(jnp.stack([found.wanted for found in sown["usage"]]), axis=0)
+        wanted_E = wanted_M[:num_experts]
         return {"load": wanted_E * num_experts / jnp.maximum(jnp.sum(wanted_E), 1)}
     return {name: expert_load(inner) for name, inner in sown.items()}

@@ -10,7 +10,8 @@ import pytest
 from moejax.interop.moe_transformer import config_from_seed
 from moejax.models.moe_lm import CausalLM, next_token_loss
 from moejax.moe.report import expert_report
-from moejax.moe.usage import aux_loss
+from moejax.moe.reset import reset_dead_experts
+from moejax.moe.usage import aux_loss, expert_load
 
 TINY = {
     "hidden_size": 16,
@@ -97,6 +98,14 @@ def test_training(ids, variables):
         report[0].routed.sum(-1) - report[0].expert_usage.sum(-1), report[0].dropped
     )
     assert (report[0].imbalance > 0).all()
+    # what the training loop does with the load
+    load = expert_load(sown[0]["moe"])
+    np.testing.assert_allclose(load["layers_0"]["moe"]["load"].mean(), 1, rtol=1e-6)
+    new, _, dead = reset_dead_experts(params, (), load, jax.random.key(0), threshold=0.99)
+    old, new = (tree["layers_0"]["moe"]["router_kernel"] for tree in (params, new))
+    changed = np.asarray(old != new).all(axis=0)
+    assert 0 < changed.sum() < 4
+    np.testing.assert_array_equal(changed[:4], dead["layers_0"]["moe"]["load"])
     assert sown[0]["debug"]["layers_0"]["ffn_output"][0].shape == (3,)
     assert sown[0]["debug"]["layers_0"]["attention_output"][0][2] == 0
 
