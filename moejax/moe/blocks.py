@@ -26,11 +26,10 @@ from moejax.moe.experts import (
 from moejax.moe.stream import can_stream, stream_mlp
 
 # (rows of a block, rows that must be left to use it): many rows go in blocks that fill the cache,
-# a few in one block that covers them.
+# a few in blocks that cover them, straight from the stacked weights (stream.py).
 Sizes = tuple[tuple[int, int], ...]
 LARGE_BLOCKS: Sizes = ((512, 512), (64, 1))
 SMALL_BLOCKS: Sizes = ((16, 9), (8, 5), (4, 3), (2, 2), (1, 1))
-LARGEST_STREAM = 8
 ENOUGH_ROWS = 64
 
 
@@ -51,24 +50,15 @@ def sorted_experts(x_ND: jax.Array, count_E: jax.Array, params: Params, sizes: S
     The first count[0] rows are expert 0's and so on; `spare_rows(sizes)` rows or more follow
     the last of them. What the result holds there is not defined. Reverse-mode gradients only.
     """
-
     streams = sizes == SMALL_BLOCKS and can_stream(params)
 
-    def owner(row):
-        return jnp.sum(jnp.cumsum(count_E) <= row)
-
     def visit(index, start, end, y_ND):
-        weights = {} if streams else _expert(params, index)
+        run = partial(stream_mlp, params=params, index=index)
+        if not streams:
+            run = partial(expert_mlp, params=_expert(params, index))
 
         def block(start, size, y_ND):
-            x_BD = _read(x_ND, start, size)
-            if streams and size <= LARGEST_STREAM:
-                return _write(y_ND, start, stream_mlp(x_BD, params, index))
-            if streams:
-                # most experts never come here: by a number that changes with the block, so that
-                # the compiler doesn't copy the weights of all of them ahead of the loop
-                return _write(y_ND, start, expert_mlp(x_BD, _expert(params, owner(start))))
-            return _write(y_ND, start, expert_mlp(x_BD, weights))
+            return _write(y_ND, start, run(_read(x_ND, start, size)))
 
         return _blocks(sizes, start, end, block, y_ND)
 

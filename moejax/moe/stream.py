@@ -1,8 +1,8 @@
 """One expert on a few rows, straight from the stacked weights: for decoding on a CPU.
 
-A matmul with a matrix picked from a stack first copies the matrix, which for a few rows costs more
-than the matmul. Here a loop adds up a few rows of the matrix at a time, so its weights go through
-the processor once.
+A matmul with a matrix picked from a stack first copies the matrix, and then packs it; for a few
+rows both cost more than the arithmetic. Here a loop adds up a few rows of the matrix at a time, so
+its weights go through the processor once. The loop runs on one core.
 """
 
 import jax
