@@ -7,7 +7,7 @@ from moejax.interop.tokenizer import ByteTokenizer
 from moejax.layers.rope import RopeConfig
 from moejax.layers.self_attention import AttentionConfig
 from moejax.models.moe_lm import CausalLM, LMConfig
-from moejax.moe.config import CapacityConfig, RoutingConfig
+from moejax.moe.config import RoutingConfig
 from moejax.moe.layer import LossWeights, MoEConfig
 from train import lm_task
 from train.config import Config, LoopConfig
@@ -37,9 +37,9 @@ def lm_debug() -> LMRun:
     return LMRun(
         recipe="lm_debug",
         model=model,
-        data=TextConfig(seq_len=128),
-        optim=_optim(learning_rate=5e-3, warmup_steps=10),
-        loop=_loop(epochs=3, steps_per_epoch=40, batch_size=8),
+        data=TextConfig(seq_len=128, val_share=0.01, test_share=0.01),
+        optim=_optim(learning_rate=3e-3, warmup_steps=10),
+        loop=_loop(epochs=3, steps_per_epoch=50, batch_size=8),
     )
 
 
@@ -51,8 +51,8 @@ def lm_small() -> LMRun:
     return LMRun(
         recipe="lm_small",
         model=_model(d_model=256, num_layers=4, num_experts=12, d_ff=256),
-        optim=_optim(learning_rate=3e-3, warmup_steps=100),
-        loop=_loop(epochs=12, steps_per_epoch=250, batch_size=8),
+        optim=_optim(learning_rate=1e-3, warmup_steps=100),
+        loop=_loop(epochs=6, steps_per_epoch=250, batch_size=8),
     )
 
 
@@ -60,12 +60,14 @@ def lm_small_dense() -> LMRun:
     """lm_small without experts: MLPs as wide as the experts that a token of lm_small uses.
 
     moejax train lm_small_dense
+    Its learning rate is the one that suits it better, 1.5e-3 of 5e-4, 1e-3 and 1.5e-3.
     """
     config = lm_small()
     assert config.model.moe is not None
     width = config.model.d_ff * config.model.moe.routing.top_k
     model = replace(config.model, moe=None, d_ff=width)
-    return replace(config, recipe="lm_small_dense", model=model)
+    optim = replace(config.optim, learning_rate=1.5e-3)
+    return replace(config, recipe="lm_small_dense", model=model, optim=optim)
 
 
 def lm_text() -> LMRun:
@@ -85,7 +87,7 @@ def _model(*, d_model: int, num_layers: int, num_experts: int, d_ff: int) -> LMC
         d_model=d_model,
         d_ff=d_ff,
         routing=RoutingConfig(num_experts=num_experts, top_k=2),
-        capacity=CapacityConfig(factor=1.25),
+        capacity=None,
         losses=LossWeights(load_balance=0.01, z=1e-3),
     )
     heads = max(d_model // 64, 2)
