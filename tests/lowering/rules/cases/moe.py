@@ -5,7 +5,7 @@ import numpy as np
 
 from moejax.moe.experts import combine_weights, experts_dense, experts_indexed
 from moejax.moe.routing import finite_logits, router_logits, top_k_router
-from tests.lowering.rules.cases.base import Case, integers, normal
+from tests.lowering.rules.cases.base import Case, grid, integers, normal
 
 LOGITS = normal(6, 10)
 X = normal(6, 12)
@@ -65,6 +65,34 @@ CASES = [
         lambda x: top_k_router(
             x, normal(10), k=3, score="sigmoid", num_groups=5, top_groups=3, group_best=2
         ),
+        (LOGITS,),
+    ),
+    *(
+        Case(
+            "moejax.top_k_router",
+            f"{score}, groups of {size}, {name}",
+            lambda x, o=options, g=10 // size, s=score: top_k_router(
+                x, k=3, score=s, num_groups=g, top_groups=2, **o
+            ),
+            (grid(24, 10, seed=size),),
+        )
+        for name, options in {
+            "best": {},
+            "two best, not normalised": {"group_best": 2, "normalise": False},
+        }.items()
+        for score in ("softmax", "sigmoid", "identity")
+        for size in (2, 5)
+    ),
+    Case(
+        "moejax.top_k_router",
+        "groups and free outputs",
+        lambda x: top_k_router(x, k=3, num_groups=4, top_groups=2, num_free=2, scale=2.5),
+        (LOGITS,),
+    ),
+    Case(
+        "moejax.top_k_router",
+        "bias alone",
+        lambda x: top_k_router(x, normal(10), k=3, score="sigmoid", normalise=False),
         (LOGITS,),
     ),
     Case(
