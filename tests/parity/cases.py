@@ -57,14 +57,21 @@ def moe_layer(
     return layer, params, {"x": rng.standard_normal((tokens, d_model)).astype(np.float32)}
 
 
-def moe_module(routing: RoutingConfig, **options) -> Case:
-    """MoELayer as a user has it, every expert on every token."""
-    config = MoEConfig(d_model=48, d_ff=40, routing=routing, dispatch="dense", **options)
-    layer = MoELayer(config)
-    x = np.random.default_rng(0).standard_normal((2, 9, 48)).astype(np.float32)
+def moe_module(routing: RoutingConfig, tokens: tuple[int, int] = (2, 9), **options) -> Case:
+    """MoELayer as a user has it; every expert on every token unless the options say otherwise."""
+    sizes = {"d_model": 48, "d_ff": 40, "dispatch": "dense"}
+    layer = MoELayer(MoEConfig(routing=routing, **sizes | options))
+    x = np.random.default_rng(0).standard_normal((*tokens, layer.config.d_model))
+    x = x.astype(np.float32)
     return layer.apply, layer.init(jax.random.key(0), x), {"x": x}
 
 
+def chosen_experts(tokens: int, **options) -> Case:
+    """A few tokens, and the chosen experts' matrices alone."""
+    return moe_module(TOP_2_OF_8, (1, tokens), dispatch="indexed", **options)
+
+
+TOP_2_OF_8 = RoutingConfig(num_experts=8, top_k=2)
 DEEPSEEK_V3 = RoutingConfig(
     num_experts=16,
     top_k=4,
@@ -102,9 +109,11 @@ CASES: dict[str, Callable[[], Case]] = {
         for router, chosen in ROUTERS.items()
     },
     **{name: (lambda o=options: mole(**o)) for name, options in OTHERS.items()},
-    "moe-layer-mixtral": lambda: moe_module(RoutingConfig(num_experts=8, top_k=2)),
+    "moe-layer-mixtral": lambda: moe_module(TOP_2_OF_8),
     "moe-layer-deepseek-v3": lambda: moe_module(DEEPSEEK_V3, num_shared_experts=1),
     "moe-layer-free-experts": lambda: moe_module(FREE, expert="gelu", use_bias=True),
+    **{f"moe-indexed-{n}": (lambda n=n: chosen_experts(n)) for n in (1, 4, 32)},
+    "moe-indexed-biases": lambda: chosen_experts(4, expert="gelu", use_bias=True),
     "moe-dense-top2": moe_layer,
     "moe-dense-top3-of-5": lambda: moe_layer(tokens=7, experts=5, k=3),
 }

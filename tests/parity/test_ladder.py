@@ -1,9 +1,10 @@
 """P1 to P3 of the parity ladder for every model: three policies, both chips."""
 
 import functools
+import math
 
 import pytest
-from cases import CASES, moe_layer, mole
+from cases import CASES, chosen_experts, moe_layer, mole
 
 from lowering import lower, parity
 from lowering.api import lower_graph_of
@@ -83,3 +84,15 @@ def test_number_of_device_programs_of_the_moe_layer(tokens):
     (report,) = check_many([program], "wormhole_b0")
     assert report.ok, report.errors
     assert report.device_programs <= 16
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(1, 19), (4, 28), (32, 16)])
+def test_number_of_device_programs_of_the_chosen_experts(tokens, most):
+    """The same layer with dispatch="indexed": the stack is stored once, and never converted."""
+    function, params, inputs = chosen_experts(tokens, d_model=512, d_ff=1024)
+    program = lower(function, params, inputs)
+    (report,) = check_many([program], "wormhole_b0")
+    assert report.ok, report.errors
+    assert report.device_programs <= most
+    kernels = 3 * 8 * 512 * 1024
+    assert sum(math.prod(w.shape) for w in program.weights if len(w.shape) > 1) < 1.01 * kernels

@@ -10,6 +10,7 @@ from lowering.ir import Op, Program, Source, Value
 from lowering.isolate import ChildError
 from lowering.mock import BOARDS
 from lowering.ops import BINARY, COMPARISONS, OPS, UNARY, infer
+from lowering.passes.matmul import configure_matmuls
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ttnn") is None, reason="needs ttnn (extra `device`, Linux x86-64)"
@@ -132,6 +133,21 @@ def attention(mask):
     return single("scaled_dot_product_attention", (*heads, *masks), attrs)
 
 
+def chosen(named, paired, arch):
+    """Three of six matrices by name, or a mask of all; so wide that the cores with work would not
+    make up whole rows of the grid.
+    """
+    lead = (1, 3 if named else 6) if paired else (1, 1)
+    values = (
+        Value("a", (*lead, 32, 40), "float32" if paired else "bfloat16"),
+        Value("stack", (1, 6, 40, 2400), "float32" if paired else "bfloat8_b"),
+        Value("mask", (1, 1, 1, 6), "bfloat16", "row_major"),
+        *([Value("names", (1, 1, 1, 3), "uint16", "row_major")] if named else []),
+    )
+    program = single("sparse_matmul", values, {"is_input_a_sparse": True} if paired else {})
+    return configure_matmuls(program.replace(arch=arch))
+
+
 def on_cache(name, dtype, others, attrs, before=()):
     """One op that writes a cache [2, 2, 64, 48] in place."""
     cache = Value("cache", (2, 2, 64, 48), dtype)
@@ -184,6 +200,7 @@ def test_table_agrees_with_ttnn(arch):
     programs += [program_of(*case, "int32") for case in INTEGER_CASES]
     programs += [program_of(*case, "bfloat8_b") for case in BLOCKS]
     programs += [embedding(), attention(mask=False), attention(mask=True)]
+    programs += [chosen(named, paired, arch) for named in (True, False) for paired in (True, False)]
     programs += [*caches("float32"), *caches("bfloat16"), decode_attention()]
     reports = check_many(programs, arch)
     assert complaints(reports) == []
