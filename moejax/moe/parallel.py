@@ -1,22 +1,34 @@
 """Experts and tokens over several devices: sharding rules by axis names, and the exchange.
 
 Every parameter has logical axes ("expert", "embed", "mlp"); rules map them to the axes of a mesh.
-Tokens are split over all mesh axes, experts over one of them. Each device sends its tokens to the
-devices of their experts by all-to-all, never the weights to the tokens.
+Tokens are split over all mesh axes, experts over one of them. Tokens travel to the devices of
+their experts, never weights to tokens. EXCHANGES has two ways:
+
+| name   | what travels                                     | for                              |
+|--------|--------------------------------------------------|----------------------------------|
+| slots  | the slots of the others' experts, all-to-all     | capacity, many devices           |
+| tokens | every token once, then one sum for each of them  | no capacity, up to k devices     |
+
+With k choices a token has experts on most of up to k devices, so sending it everywhere once costs
+no more than sending each choice, and the others' part of its sum comes back as one row.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moejax.checks import require_choice
+from moejax.kernels.grouped import why_not
 from moejax.moe.assignment import Routing
 from moejax.moe.capacity import queue_order, queue_positions
-from moejax.moe.experts import Params, expert_mlp, narrow
+from moejax.moe.dispatch import dispatch
+from moejax.moe.experts import Params, expert_mlp, narrow, num_experts
 from moejax.moe.permute import capacity_slots, collect, spread
 
 AXES = {
@@ -29,6 +41,7 @@ AXES = {
 }
 EXPERT_PARALLEL = {"expert": "expert"}
 DATA_PARALLEL: dict[str, str] = {}
+Exchange = Literal["auto", "slots", "tokens"]
 
 
 def device_mesh(data: int, expert: int) -> Mesh:
@@ -64,23 +77,31 @@ def shardings(params: Any, mesh: Mesh, rules: Mapping[str, str] = EXPERT_PARALLE
 
 
 def expert_parallel(
-    mesh: Mesh, expert_axis: str = "expert"
+    mesh: Mesh, expert_axis: str = "expert", exchange: Exchange = "auto"
 ) -> Callable[[jax.Array, Routing, Params], jax.Array]:
     """A dispatch over the devices of a mesh, for MoELayer's `dispatcher`.
 
     Tokens are split over all axes of the mesh, experts over `expert_axis`; the numbers of tokens
     and experts must be multiples of those. Capacity must be by sequence, with whole sequences on a
-    device; without it every device makes room for all of its tokens at each expert.
+    device. Without it "slots" makes room for all tokens of a device at each expert; "tokens" sends
+    no more than the tokens. "auto" is "tokens" for what the kernels of `grouped` can serve on up
+    to k devices, else "slots".
     """
+    require_choice("exchange", exchange, ("auto", *EXCHANGES))
     everywhere = tuple(mesh.axis_names)
     num_devices = mesh.size
 
     def run(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
         _check(x_TD, routing, mesh, expert_axis)
         groups = routing.num_groups // num_devices if routing.capacity else 1
+        name = exchange
+        if name == "auto":
+            fits = routing.capacity is None and why_not(x_TD, params) is None
+            few = mesh.shape[expert_axis] <= routing.index.shape[1]
+            name = "tokens" if fits and few else "slots"
 
         def local(x_TD, routing, params):
-            return exchange(x_TD, replace(routing, num_groups=groups), params, expert_axis)
+            return EXCHANGES[name](x_TD, replace(routing, num_groups=groups), params, expert_axis)
 
         rows = jax.tree.map(lambda _: P(everywhere), routing)
         return jax.shard_map(
@@ -88,15 +109,45 @@ def expert_parallel(
             mesh=mesh,
             in_specs=(P(everywhere), rows, jax.tree.map(lambda _: P(expert_axis), params)),
             out_specs=P(everywhere),
+            # kernels don't say over which axes their results vary
+            check_vma=name != "tokens",
         )(x_TD, routing, params)
 
     return run
 
 
-def exchange(x_TD: jax.Array, routing: Routing, params: Params, axis: str) -> jax.Array:
+def exchange_tokens(x_TD: jax.Array, routing: Routing, params: Params, axis: str) -> jax.Array:
     """One device's part: its tokens and the routing for them, and the weights of its experts.
 
-    Inside shard_map. [T, D] -> [T, D]: slots for all E experts are filled here, swapped so that
+    Inside shard_map. [T, D] -> [T, D]: everyone has all tokens of the axis, sums the outputs of
+    its own experts, and gets the others' sums for its own tokens.
+    """
+    held = num_experts(params)
+    first = lax.axis_index(axis) * held
+
+    def everyone(leaf):
+        return lax.all_gather(leaf, axis, tiled=True)
+
+    index_Tk = everyone(routing.index) - first
+    mine_Tk = (index_Tk >= 0) & (index_Tk < held)
+    # no dispatch reads logits or scores: they stay those of this device
+    routing = replace(
+        routing,
+        index=jnp.where(mine_Tk, index_Tk, held),
+        weight=everyone(routing.weight),
+        keep=everyone(routing.keep) & mine_Tk,
+        valid=everyone(routing.valid),
+        num_experts=held,
+        position=None,
+        num_groups=1,
+        order=None,
+    )
+    y_TD = dispatch(everyone(x_TD), routing, params)
+    return lax.psum_scatter(y_TD, axis, tiled=True)
+
+
+def exchange_slots(x_TD: jax.Array, routing: Routing, params: Params, axis: str) -> jax.Array:
+    """The same by slots. [T, D] -> [T, D]: slots for all E experts are filled here, swapped so that
     each device has everyone's rows for its own experts, and swapped back.
     """
     position_Tk = routing.position
@@ -109,6 +160,12 @@ def exchange(x_TD: jax.Array, routing: Routing, params: Params, axis: str) -> ja
     back = lax.all_to_all(y_ECD, axis, split_axis=1, concat_axis=0, tiled=True)
     y_ND = back.reshape(-1, x_TD.shape[1])
     return narrow(collect(y_ND, routing.kept_weight, slots), x_TD.dtype)
+
+
+EXCHANGES: dict[str, Callable[[jax.Array, Routing, Params, str], jax.Array]] = {
+    "slots": exchange_slots,
+    "tokens": exchange_tokens,
+}
 
 
 def _check(x_TD: jax.Array, routing: Routing, mesh: Mesh, expert_axis: str) -> None:

@@ -11,7 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from moejax.moe.config import CapacityConfig, RoutingConfig
 from moejax.moe.layer import MoEConfig, MoELayer
-from moejax.moe.parallel import DATA_PARALLEL, device_mesh, expert_parallel, shardings
+from moejax.moe.parallel import (
+    DATA_PARALLEL,
+    Exchange,
+    device_mesh,
+    expert_parallel,
+    shardings,
+)
 from moejax.moe.usage import aux_loss
 
 BATCH, STEPS, D = 8, 6, 16
@@ -39,7 +45,7 @@ def difference(found, expected) -> float:
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
-def case(shape: tuple[int, int], limits: str, parallel: bool) -> dict:
+def case(shape: tuple[int, int], limits: str, exchange: Exchange | None) -> dict:
     mesh = device_mesh(*shape)
     config = MoEConfig(
         d_model=D,
@@ -53,8 +59,9 @@ def case(shape: tuple[int, int], limits: str, parallel: bool) -> dict:
     plain = MoELayer(config)
     variables = plain.init(jax.random.key(0), x)
     expected, _ = run(plain, variables, x, target)
-    layer = MoELayer(config, dispatcher=expert_parallel(mesh) if parallel else None)
-    rules = {"expert": "expert"} if parallel else DATA_PARALLEL
+    dispatcher = expert_parallel(mesh, exchange=exchange) if exchange else None
+    layer = MoELayer(config, dispatcher=dispatcher)
+    rules = {"expert": "expert"} if exchange else DATA_PARALLEL
     params = jax.device_put(variables["params"], shardings(variables["params"], mesh, rules))
     tokens = NamedSharding(mesh, P(("data", "expert")))
     found, text = run(layer, {"params": params}, *jax.device_put((x, target), tokens))
@@ -93,5 +100,5 @@ def refused() -> list[str]:
 
 if __name__ == "__main__":
     cases = json.loads(sys.argv[1])
-    found: list[dict] = [case(tuple(shape), limits, par) for shape, limits, par in cases]
+    found: list[dict] = [case(tuple(shape), limits, exchange) for shape, limits, exchange in cases]
     print(json.dumps([*found, {"refused": refused()}]))

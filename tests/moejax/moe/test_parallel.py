@@ -16,11 +16,12 @@ from moejax.moe.layer import MoEConfig, MoELayer
 from moejax.moe.parallel import device_mesh, expert_parallel, partition_specs
 
 ROOT = Path(__file__).resolve().parents[3]
+# mesh, limits, exchange (none: data parallel)
 CASES = [
-    [[1, 8], "dropless", True],
-    [[2, 4], "dropless", True],
-    [[2, 4], "capacity", True],
-    [[8, 1], "dropless", False],
+    [[2, 4], "dropless", "slots"],
+    [[2, 4], "capacity", "auto"],
+    [[8, 1], "dropless", None],
+    [[4, 2], "dropless", "tokens"],
 ]
 
 
@@ -59,7 +60,7 @@ def test_counts_are_those_of_all_devices(found, number):
 
 @pytest.mark.parametrize("number", [n for n, case in enumerate(CASES) if case[2]])
 def test_tokens_travel_and_experts_stay(found, number):
-    assert found[number]["all_to_all"]
+    assert found[number]["all_to_all"] == (CASES[number][2] != "tokens")
     assert not found[number]["gathers_experts"]
     assert found[number]["experts_held"] == 8 // CASES[number][0][1]
 
