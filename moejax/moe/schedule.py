@@ -17,7 +17,7 @@ class Schedule:
     `warmup_steps`: the routed experts' part in the output grows from 0 to 1. `capacity_ramp_steps`:
     the places of an expert grow from the capacity's `minimum` to the full number. `aux_ramp_steps`:
     the weight of the balance losses grows from 0 to `aux_scale` times their own. `reset_steps`:
-    the training loop looks for dead experts after so many steps (reset.py); 0 is never.
+    the training loop resets dead experts each time so many are done (reset.py); 0 is never.
     """
 
     warmup_steps: int = 0
@@ -45,10 +45,6 @@ class Schedule:
     def aux(self, step: jax.Array | None) -> jax.Array | float:
         """What the balance losses are multiplied by, 0 to `aux_scale`."""
         return self.aux_scale * _ramp(step, self.aux_ramp_steps)
-
-    def resets(self, step: int) -> bool:
-        """Whether dead experts are reset after this many steps; for the loop, outside jit."""
-        return self.reset_steps > 0 and step > 0 and step % self.reset_steps == 0
 
 
 def _ramp(step: jax.Array | None, steps: int) -> jax.Array | float:

@@ -257,7 +257,7 @@ def test_defaults():
         "priority",
     )
     assert moe.schedule.capacity_ramp_steps == 20
-    assert not moe.schedule.resets(100)
+    assert moe.schedule.reset_steps == 0
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,7 @@ from moejax.moe.layer import LossWeights, MoEConfig, MoELayer
 from moejax.moe.schedule import Schedule
 from moejax.moe.usage import aux_loss
 
-ALL = Schedule(
-    warmup_steps=10, capacity_ramp_steps=4, aux_ramp_steps=5, aux_scale=3.0, reset_steps=7
-)
+ALL = Schedule(warmup_steps=10, capacity_ramp_steps=4, aux_ramp_steps=5, aux_scale=3.0)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +28,6 @@ def test_ramps(ramp, values):
     assert traced._cache_size() == 1
     assert getattr(ALL, ramp)(None) == expected
     assert getattr(Schedule(), ramp)(jnp.int32(0)) == 1
-
-
-def test_resets():
-    assert [step for step in range(22) if ALL.resets(step)] == [7, 14, 21]
-    assert not any(Schedule().resets(step) for step in range(3))
 
 
 @pytest.mark.parametrize(
