@@ -32,6 +32,11 @@ class BlockConfig:
                 f"routing strategy {self.moe.routing.strategy!r} looks at later tokens; it cannot"
                 " serve a causal block"
             )
+        if self.moe.gating_residual:
+            raise ValueError(
+                "gating_residual asks for the previous layer's logits, which a block doesn't take;"
+                " use MoELayer in a model that passes them on"
+            )
 
 
 class MoEBlock(nn.Module):

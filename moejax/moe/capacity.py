@@ -13,7 +13,7 @@ from moejax.moe.assignment import Routing
 from moejax.moe.config import CapacityConfig
 
 
-def capacity_of(config: CapacityConfig, num_tokens: int, num_experts: int, top_k: int) -> int:
+def capacity_of(config: CapacityConfig, num_tokens: int, num_experts: float, top_k: int) -> int:
     """Places of an expert for a group of tokens; at least 1, at most the number of tokens."""
     wanted = num_tokens * (top_k if config.counts_k else 1) / num_experts * config.factor
     places = max(math.ceil(wanted - 1e-9), config.minimum)
@@ -66,12 +66,14 @@ def apply_capacity(
     importance_T: jax.Array | None = None,
     ramp: jax.Array | float = 1.0,
     total: float = 1.0,
+    tau: float | None = None,
 ) -> Routing:
     """Drop the choices that find their expert full.
 
     `num_groups` is the number of sequences of equal length, for scope "sequence". `ramp`, traced
     or not, is the share of the way from `minimum` places to all of them, for a capacity that grows
-    in training; shapes are those of the full one. Free experts have room for all. Renormalised
+    in training; shapes are those of the full one. Free experts have room for all; with `tau` each
+    takes its share of the tokens off the real ones, as 1 / tau experts would (MoE++). Renormalised
     weights of a token sum to `total`. ValueError if the tokens do not form the groups.
     """
     num_tokens, k = routing.index.shape
@@ -79,7 +81,9 @@ def apply_capacity(
         num_groups = 1
     if num_groups < 1 or num_tokens % num_groups:
         raise ValueError(f"{num_tokens} tokens cannot form {num_groups} sequences of equal length")
-    places = capacity_of(config, num_tokens // num_groups, routing.num_experts, k)
+    num_free = routing.logits.shape[-1] - routing.num_experts
+    sharers = routing.num_experts + (num_free / tau if tau else 0)
+    places = capacity_of(config, num_tokens // num_groups, sharers, k)
     position_Tk = routing.position
     if position_Tk is None or (routing.order, routing.num_groups) != (config.order, num_groups):
         order_A = queue_order(routing, config.order, importance_T)

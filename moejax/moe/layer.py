@@ -67,6 +67,10 @@ class MoEConfig:
     routed output. `semantic_routing`: the router reads a learned view of the "token", or also of
     the "context" before it. `schedule`: what depends on the training step. `bias_rate` is for the
     training loop: update_router_state's rate.
+
+    MoE++: `gating_residual`, the router adds a learned map of the previous layer's logits, and the
+    layer returns (y, logits). `tau`: a free expert counts as 1 / tau experts for the capacity of
+    the real ones, and by tau in the load balance; None leaves it out of the one, 1 of the other.
     """
 
     d_model: int
@@ -88,6 +92,8 @@ class MoEConfig:
     semantic_routing: Literal["token", "context"] | None = None
     schedule: Schedule = field(default_factory=Schedule)
     bias_rate: float = 1e-3
+    gating_residual: bool = False
+    tau: float | None = None
 
     def __post_init__(self):
         require_positive("d_model", self.d_model)
@@ -106,7 +112,18 @@ class MoEConfig:
                 "strategy 'soft' routes no single tokens; it takes neither semantic_routing nor"
                 " token_importance"
             )
+        self._check_plus()
         self._check_overflow()
+
+    def _check_plus(self):
+        if self.routing.strategy == "soft" and self.gating_residual:
+            raise ValueError("strategy 'soft' takes no gating_residual: it routes no single tokens")
+        if self.tau is None:
+            return
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau is {self.tau}; it must be above 0 and at most 1")
+        if not self.routing.free_experts:
+            raise ValueError("tau is set without a free expert to weigh: free_experts=()")
 
     def _check_overflow(self):
         if not self.free_overflow:
@@ -153,6 +170,9 @@ class MoELayer(nn.Module):
     weighted `aux_loss`; intermediates: `routing`, behind capacity. Rng "router" in training, where
     jitter or a drawn second expert asks for one. `dispatcher` replaces the dispatch, for example by
     one over several devices.
+
+    With `gating_residual` residual_logits [..., S, M] are the previous layer's (None: there is
+    none), and the result is (y, logits [..., S, M] float32 for the next layer).
     """
 
     config: MoEConfig
@@ -182,6 +202,8 @@ class MoELayer(nn.Module):
             self.constant_vector = self.param("constant_vector", zeros, (count, config.d_model))
             shape = count, config.d_model, 2
             self.constant_kernel = self.param("constant_kernel", STACKED_FAN_IN, shape)
+        if config.gating_residual:
+            self.residual_kernel = self.param("residual_kernel", FAN_IN, (outputs, outputs))
         if config.token_importance:
             self.importance = TokenImportance()
         if config.semantic_routing:
@@ -193,8 +215,9 @@ class MoELayer(nn.Module):
         mask: jax.Array | None = None,
         *,
         step: jax.Array | None = None,
+        residual_logits: jax.Array | None = None,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Any:
         if x.ndim < 2 or x.shape[-1] != self.config.d_model:
             raise ValueError(f"x has shape {x.shape}; it must be [..., S, {self.config.d_model}]")
         if mask is not None and mask.shape != x.shape[:-1]:
@@ -202,17 +225,33 @@ class MoELayer(nn.Module):
         x_TD = x.reshape(-1, x.shape[-1])
         mask_T = None if mask is None else mask.reshape(-1)
         num_groups = max(math.prod(x.shape[:-2]), 1)
-        run = self._soft if self.config.routing.strategy == "soft" else self._routed
-        y_TD = run(x_TD, mask_T, num_groups, step, train)
+        logits_TM = self._residual(residual_logits, x.shape)
+        if self.config.routing.strategy == "soft":
+            y_TD = self._soft(x_TD, mask_T, num_groups)
+        else:
+            wanted = self.route(x_TD, mask_T, logits_TM, num_groups=num_groups, train=train)
+            logits_TM = wanted.logits
+            y_TD = self._routed(x_TD, wanted, num_groups, step, train)
         if step is not None:
             y_TD = y_TD * self.config.schedule.warmup(step)
         if self.config.num_shared_experts:
             y_TD = y_TD + self._shared(x_TD)
-        return narrow(y_TD, x.dtype).reshape(x.shape)
+        y = narrow(y_TD, x.dtype).reshape(x.shape)
+        return (y, logits_TM.reshape(*x.shape[:-1], -1)) if self.config.gating_residual else y
 
-    def _routed(self, x_TD, mask_T, num_groups: int, step, train: bool) -> jax.Array:
+    def _residual(self, logits: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | None:
+        """What the previous layer's logits add to this layer's: [T, M]."""
+        if logits is None:
+            return None
+        if not self.config.gating_residual:
+            raise ValueError("residual_logits are given; set gating_residual=True to use them")
+        expected = *shape[:-1], self.config.routing.num_outputs
+        if logits.shape != expected:
+            raise ValueError(f"residual_logits have shape {logits.shape}; x needs {expected}")
+        return router_logits(logits.reshape(-1, expected[-1]), self.residual_kernel)
+
+    def _routed(self, x_TD, wanted: Routing, num_groups: int, step, train: bool) -> jax.Array:
         config = self.config
-        wanted = self.route(x_TD, mask_T, num_groups=num_groups, train=train)
         importance_T = None
         if config.token_importance:
             importance_T = jnp.where(wanted.valid, self.importance(x_TD), 0.5)
@@ -226,6 +265,7 @@ class MoELayer(nn.Module):
                 importance_T=importance_T,
                 ramp=config.schedule.capacity(step),
                 total=config.routing.scale,
+                tau=config.tau,
             )
         self._sow(wanted, routing, num_groups, step)
         if config.free_overflow:
@@ -251,11 +291,12 @@ class MoELayer(nn.Module):
         self,
         x_TD: jax.Array,
         mask_T: jax.Array | None = None,
+        residual_TM: jax.Array | None = None,
         *,
         num_groups: int = 1,
         train: bool = False,
     ) -> Routing:
-        """What each token wants, before capacity: [T, D] -> Routing."""
+        """What each token wants, before capacity: [T, D] -> Routing. residual: joins the logits."""
         config = self.config.routing
         if self.config.semantic_routing:
             x_TD = self.semantic(x_TD, mask_T, num_groups)
@@ -266,6 +307,9 @@ class MoELayer(nn.Module):
             limits = self.config.capacity or CapacityConfig(factor=1.0)
             group = x_TD.shape[0] // max(num_groups, 1)
             capacity = capacity_of(limits, group, config.num_experts, config.top_k)
+        logits_TM = router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0])
+        if residual_TM is not None:
+            logits_TM = logits_TM + residual_TM
         if self.config.router != "xla" and config.strategy not in NON_CAUSAL:
             from moejax.kernels.router import fused_route  # Pallas is loaded where it is used
 
@@ -273,7 +317,7 @@ class MoELayer(nn.Module):
             by_choice = limits is not None and limits.order == "choice_major"
             by_sequence = limits is not None and limits.scope == "sequence"
             return fused_route(
-                router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0]),
+                logits_TM,
                 config,
                 bias_M=self.router_bias.value if config.has_bias else None,
                 mask_T=mask_T,
@@ -283,7 +327,7 @@ class MoELayer(nn.Module):
                 implementation=self.config.router,
             )[0]
         return route(
-            router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0]),
+            logits_TM,
             config,
             bias_M=self.router_bias.value if config.has_bias else None,
             mask_T=mask_T,
@@ -292,7 +336,7 @@ class MoELayer(nn.Module):
             num_groups=num_groups,
         )
 
-    def _soft(self, x_TD, mask_T, num_groups: int, step, train: bool) -> jax.Array:
+    def _soft(self, x_TD, mask_T, num_groups: int) -> jax.Array:
         config = self.config.routing
         x = x_TD.astype(jnp.float32)
         kernel = self.router_scale * _unit(self.router_kernel, axis=0)
@@ -320,7 +364,12 @@ class MoELayer(nn.Module):
         if not self.is_mutable_collection("moe") or self.is_initializing():
             return
         self.sow("moe", "usage", usage(wanted, kept))
-        balance = partial(routed_load_balance, wanted, balanced_value=self.config.balanced_value)
+        balance = partial(
+            routed_load_balance,
+            wanted,
+            balanced_value=self.config.balanced_value,
+            free_weight=self.config.tau or 1.0,
+        )
         terms: dict[str, Callable[[], Any]] = {
             "load_balance": balance,
             "sequence_balance": lambda: balance(num_groups=num_groups),

@@ -25,7 +25,11 @@ def load_balance(
 
 
 def routed_load_balance(
-    routing: Routing, *, balanced_value: float = 1.0, num_groups: int = 1
+    routing: Routing,
+    *,
+    balanced_value: float = 1.0,
+    num_groups: int = 1,
+    free_weight: float = 1.0,
 ) -> jax.Array:
     """`load_balance` of a routed layer, counting what tokens wanted, before any drop.
 
@@ -33,6 +37,8 @@ def routed_load_balance(
     sequence-wise loss); with 1 the whole batch is one count. Over several layers at once, as
     Mixtral's relatives do: pass their routings joined by `join`. The scores are scaled to a sum of
     1 a token; balanced_value=top_k gives the form in which f sums to top_k.
+    `free_weight` multiplies the free experts' terms f_e P_e (MoE++'s tau): below 1 they are the
+    cheaper choice.
     """
     groups = num_groups, routing.valid.shape[0] // num_groups
     valid_GT1 = routing.valid.reshape(groups)[..., None]
@@ -41,6 +47,9 @@ def routed_load_balance(
     load_GM = jax.vmap(_count, (0, 0, None))(wanted_GTk, valid_GT1, num_outputs)
     probs_GTM = routing.probabilities.reshape(*groups, num_outputs)
     mean_GM = jax.vmap(_mean)(probs_GTM, valid_GT1)
+    if free_weight != 1.0:
+        is_free_M = jnp.arange(num_outputs) >= routing.num_experts
+        mean_GM = mean_GM * jnp.where(is_free_M, free_weight, 1.0)[None]
     return balanced_value * jnp.mean(jax.vmap(_unevenness)(load_GM, mean_GM))
 
 
