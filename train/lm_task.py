@@ -16,6 +16,7 @@ import numpy as np
 
 from moejax.models.moe_lm import CausalLM, LMConfig
 from moejax.moe.balancing import COLLECTION, update_router_state
+from moejax.moe.reset import reset_dead_experts
 from moejax.moe.usage import aux_loss
 from train.data import PARTS
 from train.packing import IGNORED, PackedText, Rows, cut_rows
@@ -28,19 +29,18 @@ TRAINING = "training"
 class LMTraining:
     """What training adds to a model's own auxiliary losses.
 
-    `z_loss`: weight of the mean square of the logits' logsumexp. `balance_rate`: how far a step
-    moves the router's correction bias. `load_decay`: what a step keeps of the average load.
-    `dead_share`: an expert with less than this share of the mean load is reported as dead.
+    `z_loss`: weight of the mean square of the logits' logsumexp. `load_decay`: what a step keeps of
+    the average load. `dead_share`: an expert with less than this share of the mean load is reported
+    as dead, and gets a new column in its router where model.moe.schedule.reset_steps asks for it.
     """
 
     z_loss: float = 1e-4
-    balance_rate: float = 1e-3
     load_decay: float = 0.99
     dead_share: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.z_loss, self.balance_rate) < 0:
-            raise ValueError("training.z_loss and training.balance_rate must not be negative")
+        if not self.z_loss >= 0:
+            raise ValueError(f"training.z_loss is {self.z_loss}; it must be >= 0")
         for name in ("load_decay", "dead_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -48,7 +48,7 @@ class LMTraining:
 
 def make_task(config: LMConfig, training: LMTraining, text: PackedText) -> Task:
     """A language model on packed text; bits per byte are watched."""
-    model = CausalLM(config)
+    model: Any = CausalLM(config)
     return Task(
         arrays=text.tokens,
         indices={part: text.starts[part] for part in PARTS},
@@ -82,7 +82,8 @@ def token_losses(logits_BSV: jax.Array, targets_BS: jax.Array) -> tuple[jax.Arra
     total_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
     index = jnp.where(counted, targets_BS, 0)[..., None]
     chosen_BS = jnp.take_along_axis(logits_BSV, index, axis=-1)[..., 0]
-    return tuple(jnp.where(counted, one, 0.0) for one in (total_BS - chosen_BS, total_BS**2))
+    nats_BS = jnp.where(counted, total_BS - chosen_BS, 0.0)
+    return nats_BS, jnp.where(counted, total_BS**2, 0.0)
 
 
 def expert_counts(sown: Any, config: LMConfig) -> jax.Array:
@@ -148,28 +149,43 @@ def _loss(
 
 
 def _update(
-    config: LMConfig, training: LMTraining, params: Any, metrics: dict[str, jax.Array]
-) -> Any:
-    """After a step: the router's bias moves, the load is averaged, the step is counted."""
+    config: LMConfig,
+    training: LMTraining,
+    params: Any,
+    optimiser_state: Any,
+    metrics: dict[str, jax.Array],
+    key: jax.Array,
+) -> tuple[Any, Any]:
+    """Count the step, average the load, move the routers' biases, reset dead experts."""
     state = dict(params[TRAINING])
     new = {**params, TRAINING: state}
     state["step"] = state["step"] + 1
-    if "load" not in state:
-        return new
+    moe, names = config.moe, layers_with_experts(config)
+    if moe is None or not names:
+        return new, optimiser_state
     counts_LM = metrics["counts"]
     share_LM = counts_LM / jnp.maximum(jnp.sum(counts_LM, axis=-1, keepdims=True), 1)
     decay = training.load_decay
     state["load"] = decay * state["load"] + (1 - decay) * share_LM
     if COLLECTION in params:
-        names = layers_with_experts(config)
         counts = {name: {"moe": {"bias": counts_LM[i]}} for i, name in enumerate(names)}
-        new[COLLECTION] = update_router_state(
-            params[COLLECTION], counts, rate=training.balance_rate
-        )
-    return new
+        new[COLLECTION] = update_router_state(params[COLLECTION], counts, rate=moe.bias_rate)
+    if not moe.schedule.reset_steps:
+        return new, optimiser_state
+    load_LE = state["load"][:, : moe.routing.num_experts]
+    load_LE = load_LE / jnp.maximum(jnp.mean(load_LE, axis=-1, keepdims=True), 1e-9)
+    due = state["step"] % moe.schedule.reset_steps == 0
+    new["params"], optimiser_state, _ = reset_dead_experts(
+        params["params"],
+        optimiser_state,
+        {name: {"moe": {"load": load_LE[i]}} for i, name in enumerate(names)},
+        key,
+        threshold=jnp.where(due, training.dead_share, 0.0),
+    )
+    return new, optimiser_state
 
 
-def _errors(model: CausalLM, params: Any, rows: Rows) -> dict[str, jax.Array]:
+def _errors(model: Any, params: Any, rows: Rows) -> dict[str, jax.Array]:
     output = model.apply(
         model_variables(params),
         rows.ids,

@@ -120,7 +120,7 @@ def _step(
     updates, opt_state = optimizer.update(grads, state.opt_state, old)
     params = _replaced(task, state.params, optax.apply_updates(old, updates))
     if task.update is not None:
-        params = task.update(params, metrics)
+        params, opt_state = task.update(params, opt_state, metrics, key)
     skipped, streak, worst = state.skipped, state.streak, state.worst_streak
     if guarded:
         good = all_finite((metrics["loss"], grads, params, opt_state))

@@ -26,9 +26,9 @@ class Task:
     identifies the data.
 
     A model with state beside its parameters has `update`. `params` is then a dict of which the
-    entry "params" alone is trained, and `update(params, metrics)` gives the whole dict after an
-    optimiser step, from the metrics of that step. `weight(batch)` is what a batch counts for among
-    those whose gradients are accumulated. `report(params)` adds to the line of an epoch.
+    entry "params" alone is trained, and `update(params, optimiser_state, metrics, key)` gives both
+    after an optimiser step, from the metrics of that step. `weight(batch)` is what a batch counts
+    for among those whose gradients are accumulated. `report(params)` adds to the line of an epoch.
     """
 
     arrays: Any
@@ -39,7 +39,7 @@ class Task:
     errors: Callable[[Params, Batch], dict[str, jax.Array]]
     scores: Callable[[dict[str, np.ndarray]], dict[str, float]]
     watched: str = "mse"
-    update: Callable[[Params, dict[str, jax.Array]], Params] | None = None
+    update: Callable[..., tuple[Params, Any]] | None = None
     weight: Callable[[Batch], jax.Array] = lambda _: jnp.ones(())
     report: Callable[[Params], dict[str, Any]] = lambda _: {}
     fingerprint: str = ""

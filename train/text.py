@@ -73,7 +73,7 @@ def load_corpus(config: TextConfig) -> Corpus:
     documents = [one for one in found if one.text.strip()]
     if not documents:
         raise ValueError(f"{source} holds no text; see data.text")
-    parts = {
+    parts: dict[Part, tuple[bytes, ...]] = {
         part: tuple(one.text for one in documents if _part(one, config) == part) for part in PARTS
     }
     notes = []

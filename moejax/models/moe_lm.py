@@ -25,6 +25,11 @@ from moejax.watch import watch
 
 # Labels of this value take no part in the loss.
 IGNORED = -100
+# What `remat` keeps beside the inputs of layers.
+REMAT = {
+    "layers": jax.checkpoint_policies.nothing_saveable,
+    "all_but_matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +44,9 @@ class LMConfig:
     layers with an MoE have an MLP too; a learned share a says how much each counts, a g MoE and
     1 - a g MLP, g the schedule's warm-up. `debug`: print activations (moejax/watch.py).
     `tied_head`: logits from the embedding. `dtype`: of activations; parameters are cast to it where
-    they are used, while router, softmax, norms' statistics and logits are float32. `remat`: layers
-    are computed again for the gradient instead of kept.
+    they are used, while router, softmax, norms' statistics and logits are float32. `remat`: what
+    is computed again for the gradient instead of kept: nothing, the inside of "layers", or that
+    without its matmuls with weights ("all_but_matmuls").
     """
 
     vocab_size: int
@@ -61,13 +67,14 @@ class LMConfig:
     flexible_ffn: bool = False
     debug: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: Literal["nothing", "layers", "all_but_matmuls"] = "nothing"
 
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "num_layers", "d_ff", "max_len"):
             require_positive(name, getattr(self, name))
         require_choice("block", self.block, ("sequential", "parallel"))
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        require_choice("remat", self.remat, ("nothing", *REMAT))
         for name in ("dense_layers", "window_layers"):
             wrong = [i for i in getattr(self, name) or () if not 0 <= i < self.num_layers]
             if wrong:
@@ -204,7 +211,9 @@ class CausalLM(nn.Module):
         config = self.config
         init = nn.initializers.normal(0.02)
         self.embedding = self.param("embedding", init, (config.vocab_size, config.d_model))
-        layer = nn.remat(DecoderLayer, static_argnums=(6,)) if config.remat else DecoderLayer
+        layer = DecoderLayer
+        if config.remat != "nothing":
+            layer = nn.remat(DecoderLayer, static_argnums=(6,), policy=REMAT[config.remat])
         self.layers = [layer(config, index) for index in range(config.num_layers)]
         self.final_norm = Norm("rms_norm", config.norm_eps)
         if not config.tied_head:

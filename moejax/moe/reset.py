@@ -28,7 +28,12 @@ class Reset(NamedTuple):
 
 
 def reset_dead_experts(
-    params: Any, optimiser_state: Any, load: Any, key: jax.Array, *, threshold: float = 0.1
+    params: Any,
+    optimiser_state: Any,
+    load: Any,
+    key: jax.Array,
+    *,
+    threshold: jax.Array | float = 0.1,
 ) -> Reset:
     """New router columns for the experts whose load is below `threshold`, and zero moments there.
 

@@ -160,7 +160,7 @@ def _essence(config: LMConfig) -> LMConfig:
         d_ff=1 if len(sparse) == config.num_layers else config.d_ff,
         mlp_bias=config.mlp_bias and len(sparse) < config.num_layers,
         dtype="float32",
-        remat=False,
+        remat="nothing",
     )
 
 

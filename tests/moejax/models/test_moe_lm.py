@@ -37,7 +37,7 @@ CONFIGS = {
         "dense_layers": (0,),
         "mlp_bias": True,
         "block": "parallel",
-        "remat": True,
+        "remat": "layers",
     },
     "latent": {"attention": LATENT},
 }
