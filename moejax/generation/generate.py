@@ -19,10 +19,12 @@ import numpy as np
 from jax import lax
 
 from moejax.checks import require_positive
+from moejax.generation.cpu import KERNELS
 from moejax.generation.prompts import Prompts, bucket, pad_left, row_keys
 from moejax.generation.sampling import SamplingConfig, mark_seen, sample, seen_tokens
+from moejax.generation.substitute import substitute
 from moejax.layers.cache import Cache
-from moejax.models.moe_lm import CausalLM, LMConfig
+from moejax.models.moe_lm import CausalLM, LMConfig, LMOutput
 
 Reason = Literal["stop", "length"]
 
@@ -83,6 +85,7 @@ class Generator:
         self.config = config
         self.variables = variables
         self._model = CausalLM(config)
+        self._kernels = KERNELS if jax.default_backend() == "cpu" else {}
         self._prefill = jax.jit(self._first, static_argnames=("num_slots", "num_new"))
         self._decode = jax.jit(self._next, donate_argnums=1)
 
@@ -140,11 +143,18 @@ class Generator:
         )
         return Run(config, state, partial(self._decode, self.variables), (knobs, stops_K))
 
+    def _apply(self, options, variables, ids_BS, mask_BS, cache: Cache | None = None) -> LMOutput:
+        def apply(variables, ids_BS, mask_BS, cache):
+            return self._model.apply(variables, ids_BS, mask_BS, cache=cache, **options)
+
+        return substitute(apply, self._kernels)(variables, ids_BS, mask_BS, cache)
+
     def _first(
         self, variables, ids_BS, mask_BS, limit_B, keys_B, knobs, stops_K, *, num_slots, num_new
     ) -> State:
         """The prompts through the model, and the first tokens."""
-        out = self._model.apply(variables, ids_BS, mask_BS, cache_size=num_slots, last_only=True)
+        options = {"cache_size": num_slots, "last_only": True}
+        out = self._apply(options, variables, ids_BS, mask_BS)
         seen = None
         if "repetition_penalty" in knobs:
             seen = seen_tokens(ids_BS, mask_BS, self.config.vocab_size)
@@ -166,7 +176,7 @@ class Generator:
         def step(state: State) -> State:
             token_B1 = lax.dynamic_slice_in_dim(state.tokens, state.count - 1, 1, axis=1)
             live_B1 = ~state.done[:, None]
-            out = self._model.apply(variables, token_B1, live_B1, cache=state.cache)
+            out = self._apply({}, variables, token_B1, live_B1, state.cache)
             return _choose(state, out.logits[:, -1], out.cache, knobs, stops_K)
 
         return lax.while_loop(
