@@ -1,8 +1,8 @@
-"""Recorded tensors of MoE language models: stand-alone routing and capacity cases.
+"""Recorded tensors of MoE language models: whole models, routing and capacity cases.
 
 A folder holds `<file>.json` beside `<file>.safetensors`; the json gives the parameters of every
 case, a tensor `<case>.<name>` belongs to the case. What a case is follows from the parameters and
-the tensors it has, not from its name. Folders of whole models are listed as unchecked.
+the tensors it has, not from its name. A folder inside it that holds config.json is a model.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from train.reference.lm_models import check_model
 from train.reference.moe_routing import check_of
 from train.reference.rows import Case, Findings, Row, cases, check_case
 
@@ -22,7 +23,7 @@ def recognises(folder: Path) -> bool:
 
 
 def check(folder: Path, only: str | None = None) -> Iterator[Row]:
-    """The rows of every case, named <file>.<case>, and a row for each model."""
+    """The rows of every case, named <file>.<case>, and of every model, named as its folder."""
     for file in cases(folder):
         if isinstance(file, Row):
             if only is None or fnmatch(file.case, only):
@@ -34,7 +35,7 @@ def check(folder: Path, only: str | None = None) -> Iterator[Row]:
                     yield from check_case(case, lambda case, p=parameters: _check(case, p))
     for model in _models(folder):
         if only is None or fnmatch(model.name, only):
-            yield Row(model.name, "(model)", note="whole models are not checked yet")
+            yield from check_model(model)
 
 
 def _models(folder: Path) -> list[Path]:
