@@ -9,12 +9,23 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from train.commands import bench, check_reference, evaluate, lower, parity, profile, report, train
+from train.commands import (
+    bench,
+    check_reference,
+    evaluate,
+    generate,
+    lower,
+    parity,
+    profile,
+    report,
+    train,
+)
 from train.errors import TrainError
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "eval": evaluate,
+    "generate": generate,
     "lower": lower,
     "parity": parity,
     "report": report,

@@ -215,6 +215,10 @@ class Run:
         """Whether every row has ended and all of its tokens were given out."""
         return self._asked > 0 and bool(np.all(self._state.done))
 
+    def wait(self) -> None:
+        """Until what was asked for is computed."""
+        jax.block_until_ready(self._state)
+
     def advance(self, steps: int) -> list[list[int]]:
         """Each row's new tokens after at most so many steps."""
         require_positive("steps", steps)
