@@ -82,7 +82,7 @@ def interleave(
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command: measure, print, write; exit status 1 when a target is missed."""
+    """The command: measure, print, write; with --strict exit status 1 when a target is missed."""
     console = Console()
     out = Path(args.out) if args.out else None
     rows = measure(args.suite, console, out)
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     missed = [row.name for row in rows if row.ok is False]
     if missed:
         console.print(f"target missed: {', '.join(missed)}")
-    return 1 if missed else 0
+    return 1 if missed and args.strict else 0
 
 
 def measure(suite: str, console: Console | None = None, out: Path | None = None) -> list[Row]:

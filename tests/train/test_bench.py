@@ -10,6 +10,7 @@ import pytest
 from train import bench
 from train.bench import Row, interleave
 from train.benchmarks import mole
+from train.cli import main
 from train.recipes import mole as recipe
 
 
@@ -65,6 +66,14 @@ def test_cases_take_turns():
 def test_unknown_suite_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'mole'"):
         bench.measure("mol")
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 0), (("--strict",), 1)])
+def test_a_missed_target_is_named_and_fails_when_strict(options, status, monkeypatch, capsys):
+    rows = [Row(name="slow_one", metric="m", value=1.0, unit="x", target=2.0)]
+    monkeypatch.setattr(bench, "measure", lambda *_: rows)
+    assert main(["bench", "mole", *options]) == status
+    assert "target missed: slow_one" in capsys.readouterr().out
 
 
 @pytest.mark.slow
