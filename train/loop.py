@@ -21,7 +21,7 @@ from train.config import LoopConfig
 from train.data import batches
 from train.errors import TrainError
 from train.progress import EpochBar
-from train.step import Scorer, Trainer, TrainState, init_state
+from train.step import Scorer, Trainer, TrainState, init_state, trained
 from train.task import Task
 from train.workdir import Workdir
 
@@ -137,6 +137,7 @@ class Run:
             "best_epoch": progress.best_epoch,
             "steps": int(self.state.step),
             "skipped_steps": int(self.state.skipped),
+            "parameters": num_trained(self.task, self.best),
             "train_seconds": round(progress.seconds, 3),
             **self._times(),
         }
@@ -217,6 +218,11 @@ class Run:
         arrays = {"state": self.state, "best": self.best}
         self.store.save(self.progress.calls_made, arrays, host)
         self.saved_at = time.monotonic()
+
+
+def num_trained(task: Task, params: Any) -> int:
+    """How many numbers the optimiser changes."""
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(trained(task, params)))
 
 
 def steps_per_epoch(task: Task, loop: LoopConfig) -> int:

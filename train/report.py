@@ -21,6 +21,7 @@ from train.data import PARTS
 from train.evaluate import Evaluation, evaluate
 from train.machine import machine
 from train.plots import draw
+from train.recipes import mole
 from train.report_page import render
 from train.workdir import dump, write_text
 
@@ -40,6 +41,11 @@ def write_report(workdir: Path | str) -> list[Path]:
     ValueError when the folder holds no trained run.
     """
     run = load_run(workdir)
+    if run.system is not mole:
+        raise ValueError(
+            f"{workdir} holds a language model, and the report is about forecasts; see"
+            f" `moejax eval {workdir} --plots`"
+        )
     evaluation, analysis = evaluate(run), analyse(run)
     programs = read_programs(run.workdir.path)
     content = make_content(run, evaluation, analysis, programs)

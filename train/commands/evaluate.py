@@ -1,15 +1,19 @@
-"""Evaluate a trained run on all windows: scores, a row a column, use of the experts.
+"""Evaluate a trained run on all of a part: scores, use of the experts, pictures.
 
 moejax eval runs/mole_etth1 --plots
 moejax eval runs/mole_csv --csv next_year.csv
+moejax eval runs/lm_small --part val --plots
+moejax eval runs/lm_small --text 'src/**/*.py'
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from train.api import LoadedRun
     from train.evaluate import Evaluation
 
 HELP = "evaluate a trained run, with plots if wanted"
@@ -19,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", metavar="WORKDIR", help="folder of `moejax train`")
     parser.add_argument("--part", choices=("train", "val", "test"), default="test")
     parser.add_argument("--csv", default="", metavar="FILE", help="score all of another CSV")
+    parser.add_argument("--text", default="", metavar="FILE", help="score all of another text")
     parser.add_argument("--plots", action="store_true", help="draw forecasts, experts, curves")
 
 
@@ -26,12 +31,26 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from train.api import load_run
-    from train.evaluate import evaluate, save_evaluation
+    from train.recipes import moe_lm
 
     console = Console()
     loaded = load_run(args.workdir)
-    for note in loaded.dataset.series.notes:
+    for note in loaded.dataset.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+    show = _text if loaded.system is moe_lm else _series
+    outputs, following = show(loaded, args, console)
+    console.print("Written: " + ", ".join(map(str, outputs)), soft_wrap=True)
+    console.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _series(
+    loaded: "LoadedRun", args: argparse.Namespace, console: "Console"
+) -> tuple[list[Path], str]:
+    from train.evaluate import evaluate, save_evaluation
+
+    if args.text:
+        raise ValueError(f"{args.workdir} forecasts series; score another one with --csv FILE")
     evaluation = evaluate(loaded, args.part, args.csv)
     _print(evaluation, console)
     outputs = [save_evaluation(loaded, evaluation)]
@@ -39,12 +58,35 @@ def run(args: argparse.Namespace) -> int:
         from train.plots import save_plots
 
         outputs += save_plots(loaded, evaluation)
-    console.print("Written: " + ", ".join(map(str, outputs)), soft_wrap=True)
+    return outputs, f"moejax lower {args.workdir} --out {args.workdir}/program --check mock"
+
+
+def _text(
+    loaded: "LoadedRun", args: argparse.Namespace, console: "Console"
+) -> tuple[list[Path], str]:
+    from train import lm_evaluate
+
+    if args.csv:
+        raise ValueError(f"{args.workdir} is a language model; score other text with --text FILE")
+    found = lm_evaluate.evaluate(loaded, args.part, args.text)
+    scores = found.scores
     console.print(
-        f"Next: moejax lower {args.workdir} --out {args.workdir}/program --check mock",
+        f"{found.part}, {found.num_bytes} bytes in {found.num_rows} rows: "
+        f"{scores['bits_per_byte']:.4f} bits per byte, next byte right {scores['accuracy']:.1%}",
+        highlight=False,
         soft_wrap=True,
     )
-    return 0
+    if found.usage:
+        columns = (found.usage[name] for name in ("layers", "share", "load_entropy"))
+        for layer, shares, entropy in zip(*columns, strict=True):
+            text = " ".join(f"{share:.1%}" for share in shares)
+            console.print(
+                f"{layer}: experts' shares {text}; balance {entropy:.3f}", highlight=False
+            )
+    outputs = [lm_evaluate.save_evaluation(loaded, found)]
+    if args.plots:
+        outputs += lm_evaluate.save_plots(loaded, found)
+    return outputs, f'moejax generate --model {args.workdir} --prompt "def "'
 
 
 def _print(evaluation: "Evaluation", console: "Console") -> None:

@@ -7,6 +7,8 @@ are listed.
   moejax train mole_debug
   moejax train mole_etth1 --set optim.learning_rate=2e-3 loop.seed=1 --workdir runs/mine
   moejax train mole_csv --set data.csv=mine.csv data.mode=MS data.target=load
+  moejax train lm_text --set "data.text=notes/**/*.md"
+  moejax train lm_small --beside lm_small_dense
 """
 
 import argparse
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         dest="settings",
         help="change values of the config; --show lists them",
+    )
+    parser.add_argument(
+        "--beside", metavar="RECIPE", help="train this one too, into a subfolder, and compare"
     )
     parser.add_argument("--show", action="store_true", help="print the config and stop")
 
@@ -54,6 +59,8 @@ def _train(args: argparse.Namespace, console) -> int:
     from train.workdir import Workdir
 
     folder = Path(args.workdir or Path("runs") / args.recipe)
+    if args.beside:
+        return _compare(args, folder, console)
     result = train_recipe(args.recipe, folder, args.settings, console)
     if result is None:
         console.print(f"{folder} holds a finished run of this config", soft_wrap=True)
@@ -67,4 +74,25 @@ def _train(args: argparse.Namespace, console) -> int:
         console.print(f"{final['skipped_steps']} steps were skipped: numbers were not finite")
     console.print(f"Run: {folder} (metrics.jsonl, checkpoints/, config.json)", soft_wrap=True)
     console.print(f"Next: moejax eval {folder} --plots", soft_wrap=True)
+    return 0
+
+
+def _compare(args: argparse.Namespace, folder: Path, console) -> int:
+    from rich.table import Table
+
+    from train.compare import train_beside
+
+    found = train_beside(args.recipe, args.beside, folder, args.settings, console)
+    rows = found["runs"]
+    table = Table(title=f"lower is better: {found['watched'].replace('_', ' ')}")
+    table.add_column("")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for key in rows[args.recipe]:
+        table.add_row(key.replace("_", " "), *(f"{row[key]:.6g}" for row in rows.values()))
+    console.print(table)
+    console.print(f"better on the test part: {found['better']}", highlight=False)
+    console.print(
+        f"Written: {folder / 'comparison.json'}, {folder / 'plots/comparison.png'}", soft_wrap=True
+    )
     return 0

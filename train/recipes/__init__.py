@@ -1,8 +1,9 @@
 """Recipes: functions that return the full config of a run. One module a system.
 
-A system's module lists its functions in RECIPES and has `load(config) -> Dataset`,
-`resolve(config, dataset) -> Config`, `make_task(config, dataset) -> Task` and
-`make_model(config) -> Linen module`.
+A system's module lists its functions in RECIPES, names the score that decides in WATCHED, and has
+`load(config) -> data with source, notes and describe()`, `resolve(config, data) -> Config`,
+`misfit(config, data)`, `make_task(config, data) -> Task`, `make_model(config) -> Linen module` and
+`result(final) -> str`.
 """
 
 from collections.abc import Callable

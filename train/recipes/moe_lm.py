@@ -17,7 +17,7 @@ from train.packing import PackedText, pack
 from train.task import Task
 from train.text import TextConfig, load_corpus
 
-EVALUATION = "train.lm_evaluate"
+WATCHED = "bits_per_byte"
 
 
 @dataclass(frozen=True, kw_only=True)

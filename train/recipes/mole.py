@@ -21,6 +21,8 @@ from train.metrics import Units, forecast_errors, forecast_scores, seasonal_naiv
 from train.optim import OptimConfig
 from train.task import Task
 
+WATCHED = "mse"
+
 
 def mole_debug() -> Config:
     """A tiny MoLE_DLinear on the temperatures that a dependency ships; nothing is downloaded.
