@@ -38,11 +38,17 @@ def _evaluate(closed: Any, leaves: list[Any], kernels: Mapping[str, Kernel]) -> 
         operands = [read(atom) for atom in eqn.invars]
         results = _by_kernel(eqn, operands, kernels)
         if results is None:
-            results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-            if not eqn.primitive.multiple_results:
-                results = [results]
+            results = _bind(eqn, operands)
         values |= dict(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bind(eqn: Any, operands: list[Any]) -> list[Any]:
+    """The equation as it is."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # a pair until 0.11
+    results = eqn.primitive.bind(*functions, *operands, **params)
+    return results if eqn.primitive.multiple_results else [results]
 
 
 def _by_kernel(eqn: Any, operands: list[Any], kernels: Mapping[str, Kernel]) -> list[Any] | None:
