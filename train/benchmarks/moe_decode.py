@@ -2,7 +2,9 @@
 
 The baseline is the time that the bytes of the chosen experts would take at the machine's memory
 bandwidth. Both sides go over the weights of several layers in turn, more than a cache holds, as a
-model does. The bandwidth is the best of several ways to read those weights.
+model does. The bandwidth is the best of several ways to read those weights. From some number of
+tokens on arithmetic takes longer than reading, so a second row compares with plain matmuls: each
+chosen expert on its share of the rows, its weights in arrays of its own.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import numpy as np
 
 from moejax.moe.config import RoutingConfig
 from moejax.moe.dispatch import choose, dispatch
+from moejax.moe.experts import expert_mlp
 from moejax.moe.routing import route
 from train.bench import Row
 from train.benchmarks.pairs import Pair, clock, time_pairs
@@ -40,11 +43,17 @@ def measure(sizes: Decode, say: Callable[[str], Any]) -> list[Row]:
     say("compiling the decoding shapes")
     layers = make_layers(sizes)
     reads = {name: _over(jax.jit(read), layers) for name, read in READS.items()}
-    steps, chosen, names = {}, {}, {}
+    steps, matmuls, chosen, names = {}, {}, {}, {}
+    experts = [jax.tree.map(lambda leaf, e=e: leaf[e], layers[0]) for e in range(sizes.experts)]
     for tokens in sizes.tokens:
         steps[tokens], chosen[tokens], names[tokens] = make_step(sizes, tokens, layers)
+        matmuls[tokens] = make_matmuls(sizes, _rows(sizes, tokens, chosen[tokens]), experts)
     say("measuring the decoding shapes")
     pairs, best = _time(steps, reads, sizes.rounds)
+    by_matmuls = {
+        tokens: time_pairs({tokens: steps[tokens]}, matmul, rounds=sizes.rounds)[tokens]
+        for tokens, matmul in matmuls.items()
+    }
     bytes_ = sum(leaf.nbytes for params in layers for leaf in params.values())
     rows = [
         Row(
@@ -56,6 +65,7 @@ def measure(sizes: Decode, say: Callable[[str], Any]) -> list[Row]:
     ]
     for tokens, pair in pairs.items():
         rows.append(_row(sizes, tokens, pair, chosen[tokens], names[tokens]))
+        rows.append(_matmul_row(sizes, tokens, by_matmuls[tokens], chosen[tokens]))
     return rows
 
 
@@ -74,6 +84,25 @@ def _row(sizes: Decode, tokens: int, pair: Pair, chosen: int, name: str) -> Row:
         of_baseline=True,
         at_most=True,
     )
+
+
+def _matmul_row(sizes: Decode, tokens: int, pair: Pair, chosen: int) -> Row:
+    """Milliseconds a layer against those of plain matmuls on as many rows."""
+    share = chosen / sizes.experts * sizes.layers
+    return Row(
+        name=f"decode_{tokens}_matmuls",
+        metric=f"{tokens} tokens against plain matmuls on {_rows(sizes, tokens, chosen)} rows for"
+        f" each of {chosen} experts",
+        value=pair.seconds / sizes.layers * 1e3,
+        unit="ms",
+        baseline=pair.baseline_seconds * chosen / sizes.experts * 1e3,
+        paired=float(np.median(pair.wall / (pair.baseline_wall * share))),
+    )
+
+
+def _rows(sizes: Decode, tokens: int, chosen: int) -> int:
+    """Rows of an expert if the chosen ones share them evenly."""
+    return -(-tokens * sizes.top_k // chosen)
 
 
 def make_layers(sizes: Decode) -> list[dict[str, jax.Array]]:
@@ -102,6 +131,13 @@ def make_step(sizes: Decode, tokens: int, layers: list[Any]) -> tuple[Callable[[
     chosen = len(np.unique(np.asarray(routing.index)))
     step = _over(lambda params: function(x_TD, routing, params), layers)
     return step, chosen, choose(routing, jax.default_backend())
+
+
+def make_matmuls(sizes: Decode, rows: int, experts: list[Any]) -> Callable[[], Any]:
+    """A call of every expert's MLP on this many rows."""
+    x_RD = jax.random.normal(jax.random.key(rows), (rows, sizes.width))
+    function = jax.jit(expert_mlp).lower(x_RD, experts[0]).compile()
+    return _over(lambda params: function(x_RD, params), experts)
 
 
 # ways to read all weights

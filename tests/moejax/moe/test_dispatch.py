@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moejax.moe.blocks import SMALL_BLOCKS, block_sizes
 from moejax.moe.capacity import apply_capacity
 from moejax.moe.config import CapacityConfig, RoutingConfig
 from moejax.moe.dispatch import DISPATCH, choose, dispatch
 from moejax.moe.routing import route
+from moejax.moe.stream import can_stream
 
 # grouped leaves all it gets here to another one: see test_grouped.py
 NAMES = sorted(DISPATCH.keys() - {"grouped"})
@@ -114,6 +116,18 @@ def test_equal_to_dense(name, case, gated):
     expected = value_and_gradients("dense", x, routing, params, cotangent)
     found = value_and_gradients(name, x, routing, params, cotangent)
     assert max(jax.tree.leaves(jax.tree.map(relative, found, expected))) < TOLERANCE
+
+
+@pytest.mark.parametrize("num_tokens", [1, 60])
+def test_small_blocks_straight_from_the_stack(num_tokens):
+    """Sizes that stream.py takes: one row, and rows that need every size of block."""
+    rng = np.random.default_rng(11)
+    params, routing = make_params(rng, 4, 16, 24, bias=True), make_routing(rng, num_tokens, 4, 2)
+    assert block_sizes(routing.index.size, 4) == SMALL_BLOCKS
+    assert can_stream(params)
+    x = jnp.asarray(rng.normal(size=(num_tokens, 16)), jnp.float32)
+    expected = dispatch(x, routing, params, "dense")
+    assert relative(dispatch(x, routing, params, "blockpad"), expected) < TOLERANCE
 
 
 @settings(deadline=None, max_examples=12)
