@@ -13,14 +13,14 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen; every default leaves the distribution as it is.
+    """How the next token is chosen: the best one, unless there is a temperature.
 
-    `temperature` 0 is greedy: the best token of the penalised logits. `top_k` 0 keeps all tokens,
+    `temperature` 1 draws from the probabilities as they are. `top_k` 0 keeps all tokens,
     as do `top_p` 1 and `min_p` 0. `repetition_penalty` above 1 makes tokens of the prompt and of
     the continuation less probable. `seed` draws; equal seeds give equal tokens.
     """
 
-    temperature: float = 1.0
+    temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
