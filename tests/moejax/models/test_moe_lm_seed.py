@@ -1,6 +1,7 @@
 """What MoE Transformer's parameters do in the language model. A layer's own: tests/moejax/moe."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -148,9 +149,9 @@ def test_flexible_ffn(ids, variables):
 
 def test_cached_is_uncached(ids, variables):
     model = CausalLM(tiny(num_hidden_layers=1))
-    full = model.apply(variables, ids).logits
-    first = model.apply(variables, ids[:, :7], cache_size=16)
-    second = model.apply(variables, ids[:, 7:], cache=first.cache)
+    full = jax.jit(model.apply)(variables, ids).logits
+    first = jax.jit(partial(model.apply, cache_size=16))(variables, ids[:, :7])
+    second = jax.jit(model.apply)(variables, ids[:, 7:], cache=first.cache)
     found = jnp.concatenate([first.logits, second.logits], axis=1)
     np.testing.assert_allclose(found, full, atol=1e-5)
     context = CausalLM(tiny(semantic_routing="context"))

@@ -6,22 +6,22 @@ import numpy as np
 import optax
 import pytest
 
-from moejax.moe.config import RoutingConfig
-from moejax.moe.layer import MoEConfig, MoELayer
 from moejax.moe.reset import reset_dead_experts
-from moejax.moe.usage import expert_load
+from moejax.moe.usage import Usage, expert_load
 
 D, E = 6, 4
 
 
 @pytest.fixture
-def model(getkey):
+def model():
     """Parameters of two layers in a tree, an optimiser's state with moments, and loads."""
-    routing = RoutingConfig(num_experts=E, free_experts=("zero",))
-    layer = MoELayer(MoEConfig(d_model=D, d_ff=8, routing=routing))
-    x = jax.random.normal(getkey(), (2, 8, D))
-    one = layer.init(getkey(), x)["params"]
-    params = {"layers_0": {"moe": one}, "layers_1": {"moe": jax.tree.map(jnp.copy, one)}}
+    rng = np.random.default_rng(0)
+
+    def layer():
+        kernel, up = rng.normal(size=(D, E + 1)), rng.normal(size=(E, D, 8))
+        return {"router_kernel": jnp.float32(kernel), "experts": {"up": jnp.float32(up)}}
+
+    params = {"layers_0": {"moe": layer()}, "layers_1": {"moe": layer()}}
     optimiser = optax.chain(optax.clip(1.0), optax.adam(1e-2))
     grads = jax.tree.map(jnp.ones_like, params)
     _, state = optimiser.update(grads, optimiser.init(params), params)
@@ -62,8 +62,8 @@ def test_columns_differ_between_layers_and_keys(model):
     ]
     assert len({np.asarray(kernel[:, :E]).tobytes() for kernel in kernels}) == 4
     # the free expert keeps its column
-    for kernel in kernels:
-        old = params["layers_0"]["moe"]["router_kernel"]
+    for kernel, layer in zip(kernels, [*params.values()] * 2, strict=True):
+        old = layer["moe"]["router_kernel"]
         np.testing.assert_array_equal(kernel[:, E], old[:, E])
         assert not np.isin(kernel[:, :E], old).any()
 
@@ -74,13 +74,9 @@ def test_load_of_another_model(model):
         reset_dead_experts(params, state, {"layers_7": load["layers_0"]}, jax.random.key(0))
 
 
-def test_load_is_measured(getkey):
-    routing = RoutingConfig(num_experts=E, top_k=1, free_experts=("zero",))
-    layer = MoELayer(MoEConfig(d_model=D, d_ff=8, routing=routing))
-    x = jnp.eye(D)[jnp.asarray([[0, 0, 0, 1, 2]])]
-    variables = layer.init(getkey(), x)
-    # tokens 0 to expert 3, token 1 to expert 0, token 2 to the free one
-    kernel = jnp.zeros((D, E + 1)).at[0, 3].set(5).at[1, 0].set(5).at[2, E].set(5)
-    variables["params"]["router_kernel"] = kernel
-    _, sown = layer.apply(variables, x, mutable=["moe"])
-    assert expert_load({"a": sown["moe"]})["a"]["load"].tolist() == [1, 0, 0, 3]
+def test_load_is_measured():
+    wanted, zero = jnp.asarray([1, 0, 0, 3, 1]), jnp.zeros(())
+    usage = Usage(wanted, wanted, zero, jnp.zeros(E), zero, zero, zero, zero)
+    sown = {"a": {"usage": (usage,)}, "b": {"moe": {"usage": (usage, usage)}}}
+    load = expert_load(sown)
+    assert load["a"]["load"].tolist() == load["b"]["moe"]["load"].tolist() == [1, 0, 0, 3]

@@ -27,37 +27,58 @@ def x(getkey):
     return jax.random.normal(getkey(), (2, S, D))
 
 
-def gradient(layer, params, x, path):
-    """Of a loss on the output, with respect to one parameter."""
-    grads = jax.grad(lambda p: jnp.sum(layer.apply({"params": p}, x, train=True) ** 3))(params)
-    for name in path:
-        grads = grads[name]
-    return np.asarray(grads)
+def start(layer, x):
+    """Random parameters; those that begin at 0 do so."""
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        begins_at_zero = path[0].key in ("importance", "semantic")
+        return jnp.float32(rng.normal(0, 0 if begins_at_zero else 0.5, leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def without(params, name):
+    """The parameters of the layer that lacks the option."""
+    return {key: leaf for key, leaf in params.items() if key != name}
+
+
+def evaluation(layer):
+    """params, x -> y."""
+    return jax.jit(lambda params, x: layer.apply({"params": params}, x))
+
+
+def training(layer):
+    """params, x -> (gradients of a loss on y, (y, the share of choices that is dropped))."""
+
+    def loss(params, x):
+        y, sown = layer.apply({"params": params}, x, train=True, mutable=["moe"])
+        return jnp.sum(y**3), (y, sown["moe"]["usage"][0].drop_rate)
+
+    return jax.jit(jax.grad(loss, has_aux=True))
 
 
 def test_importance(x):
-    plain, layer = MoELayer(CONFIG), MoELayer(replace(CONFIG, token_importance=True))
-    params = layer.init(jax.random.key(1), x)["params"]
-    rest = {name: leaf for name, leaf in params.items() if name != "importance"}
+    layer = MoELayer(replace(CONFIG, token_importance=True))
+    params = start(layer, x)
+    plain, run, train = evaluation(MoELayer(CONFIG)), evaluation(layer), training(layer)
+    expected = plain(without(params, "importance"), x)
     # at first every token weighs 1, and the gradient is not 0
-    np.testing.assert_allclose(
-        layer.apply({"params": params}, x), plain.apply({"params": rest}, x), atol=1e-6
-    )
-    assert np.abs(gradient(layer, params, x, ("importance", "kernel"))).min() > 0
-    assert np.abs(gradient(layer, params, x, ("importance", "bias"))) > 0
+    np.testing.assert_allclose(run(params, x), expected, atol=1e-6)
+    grads, (_, drop_rate) = train(params, x)
+    assert drop_rate > 0.3
+    assert np.abs(grads["importance"]["kernel"]).min() > 0
+    assert np.abs(grads["importance"]["bias"]) > 0
     # what was learned: feature 0 makes important; without drops it weighs only
-    params["importance"]["kernel"] = params["importance"]["kernel"].at[0].set(9.0)
-    params["importance"]["bias"] += 0.5
+    kernel = params["importance"]["kernel"].at[0].set(9.0)
+    params["importance"] = {"kernel": kernel, "bias": jnp.float32(0.5)}
     weight = 2 * jax.nn.sigmoid(9 * x[..., :1] + 0.5)
-    found = layer.apply({"params": params}, x)
-    np.testing.assert_allclose(found, weight * plain.apply({"params": rest}, x), atol=1e-5)
-    # with drops the important ones are served
-    _, sown = layer.apply({"params": params}, x, train=True, mutable=["moe"])
-    assert sown["moe"]["usage"][0].drop_rate > 0.3
-    served = np.asarray(layer.apply({"params": params}, x, train=True)).any(-1)
-    same_choice = jnp.broadcast_to(jnp.ones(D), x.shape).at[..., 0].set(x[..., 0])
+    np.testing.assert_allclose(run(params, x), weight * expected, atol=1e-5)
+    # where all want the same experts, the important ones are served
     params["router_kernel"] = params["router_kernel"].at[0].set(0.0)
-    served = np.asarray(layer.apply({"params": params}, same_choice, train=True)).any(-1)
+    alike = jnp.ones_like(x).at[..., 0].set(x[..., 0])
+    served = np.asarray(train(params, alike)[1][0]).any(-1)
     assert 0 < served.sum() < served.size
     assert x[..., 0][served].min() > x[..., 0][~served].max()
 
@@ -65,25 +86,25 @@ def test_importance(x):
 @pytest.mark.parametrize("kind", ["token", "context"])
 def test_semantic_routing(x, kind):
     config = replace(CONFIG, capacity=None)
-    plain, layer = MoELayer(config), MoELayer(replace(config, semantic_routing=kind))
-    params = layer.init(jax.random.key(1), x)["params"]
-    rest = {name: leaf for name, leaf in params.items() if name != "semantic"}
-    expected = plain.apply({"params": rest}, x)
-    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, atol=1e-6)
-    for name in params["semantic"]:
-        assert np.abs(gradient(layer, params, x, ("semantic", name))).max() > 0
+    layer = MoELayer(replace(config, semantic_routing=kind))
+    params = start(layer, x)
+    rest = without(params, "semantic")
+    plain, run = evaluation(MoELayer(config)), evaluation(layer)
+    expected = plain(rest, x)
+    np.testing.assert_allclose(run(params, x), expected, atol=1e-6)
+    for leaf in jax.tree.leaves(training(layer)(params, x)[0]["semantic"]):
+        assert np.abs(leaf).max() > 0
     # P = -2 turns what the router reads around, and nothing that the experts read
     params["semantic"]["kernel"] = -2 * jnp.eye(D)
-    found = layer.apply({"params": params}, x)
-    turned = plain.apply({"params": {**rest, "router_kernel": -rest["router_kernel"]}}, x)
+    found = run(params, x)
+    turned = plain({**rest, "router_kernel": -rest["router_kernel"]}, x)
     np.testing.assert_allclose(found, turned, atol=1e-5)
     assert np.abs(found - expected).max() > 0.1
     # no token reads a later one
     if kind == "context":
         params["semantic"]["context_kernel"] = 3 * jnp.eye(D)
-        found = layer.apply({"params": params}, x)
-    prefix = layer.apply({"params": params}, x[:, :5])
-    np.testing.assert_allclose(found[:, :5], prefix, atol=1e-5)
+    later = x.at[:, 5:].set(1.0)
+    np.testing.assert_allclose(run(params, later)[:, :5], run(params, x)[:, :5], atol=1e-5)
 
 
 def test_running_mean_leaves_out_padding_and_nan(x):
@@ -106,18 +127,16 @@ def test_overflow_to_the_null_expert(x, kind):
     routing = RoutingConfig(num_experts=4, free_experts=(kind,))
     config = replace(CONFIG, routing=routing)
     lossy, layer = MoELayer(config), MoELayer(replace(config, free_overflow=True))
-    variables = layer.init(jax.random.key(2), x)
-    rows, params = x.reshape(-1, D), variables["params"]
-    wanted = layer.apply(variables, rows, method="route")
-    served = layer.apply(variables, x, train=True).reshape(-1, D)
-    dropped = lossy.apply(variables, x, train=True).reshape(-1, D)
-    _, sown = lossy.apply(variables, x, train=True, mutable=["moe"])
-    assert sown["moe"]["usage"][0].drop_rate > 0.3
+    params, rows = start(layer, x), x.reshape(-1, D)
+    wanted = layer.apply({"params": params}, rows, method="route")
+    (served, drop_rate), (dropped, _) = (training(one)(params, x)[1] for one in (layer, lossy))
+    served, dropped = served.reshape(-1, D), dropped.reshape(-1, D)
+    assert drop_rate > 0.3
     # the lost weight: all of it minus what a capacity leaves
-    mix = jnp.ones((len(rows), 1))
+    answer = {"zero": 0 * rows, "copy": rows}.get(kind)
     if kind == "constant":
-        mix = jax.nn.softmax(rows @ params["constant_kernel"][0])[:, :1]
-    answer = {"zero": 0 * rows, "copy": rows, "constant": mix * rows}[kind]
+        mix = jax.nn.softmax(rows @ params["constant_kernel"][0])
+        answer = mix[:, :1] * rows + mix[:, 1:] * params["constant_vector"]
     added = np.asarray(served - dropped)
     if kind == "zero":
         assert not added.any()
