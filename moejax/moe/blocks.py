@@ -28,7 +28,7 @@ from moejax.moe.stream import can_stream, stream_mlp
 # (rows of a block, rows that must be left to use it): many rows go in blocks that fill the cache,
 # a few in blocks that cover them, straight from the stacked weights (stream.py).
 Sizes = tuple[tuple[int, int], ...]
-LARGE_BLOCKS: Sizes = ((512, 512), (64, 1))
+LARGE_BLOCKS: Sizes = ((512, 449), (128, 65), (64, 33), (32, 1))
 SMALL_BLOCKS: Sizes = ((16, 9), (8, 5), (4, 3), (2, 2), (1, 1))
 ENOUGH_ROWS = 64
 
