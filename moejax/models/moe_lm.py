@@ -90,6 +90,11 @@ class LMConfig:
                 f"layer_scale is {self.layer_scale} and final_scale {self.final_scale}; they belong"
                 " to block='parallel'"
             )
+        if self.moe is not None and self.moe.gating_residual:
+            raise ValueError(
+                "moe.gating_residual is set; layers of a language model hand on no router logits:"
+                " use MoELayer in a model of your own"
+            )
         if self.moe is not None and self.moe.routing.allow_non_causal:
             raise ValueError(
                 f"routing strategy {self.moe.routing.strategy!r} looks at later tokens; a language"

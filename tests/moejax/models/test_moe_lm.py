@@ -145,6 +145,7 @@ def test_published_sizes_have_the_published_number_of_parameters(name, millions)
     [
         ({"dense_layers": (2,)}, r"dense_layers has \[2\]; layers are 0 to 1"),
         ({"moe": replace(MOE, d_model=16)}, "moe.d_model is 16; the model's is 32"),
+        ({"moe": replace(MOE, gating_residual=True)}, "moe.gating_residual is set"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"block": "both"}, "block is 'both'"),
     ],
