@@ -1,6 +1,7 @@
 """What a layer may learn about single tokens: their importance, and what the router reads."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -129,9 +130,10 @@ def test_overflow_to_the_null_expert(x, kind):
     lossy, layer = MoELayer(config), MoELayer(replace(config, free_overflow=True))
     params, rows = start(layer, x), x.reshape(-1, D)
     wanted = layer.apply({"params": params}, rows, method="route")
-    (served, drop_rate), (dropped, _) = (training(one)(params, x)[1] for one in (layer, lossy))
-    served, dropped = served.reshape(-1, D), dropped.reshape(-1, D)
-    assert drop_rate > 0.3
+    served, dropped = (
+        jax.jit(partial(one.apply, train=True))({"params": params}, x).reshape(-1, D)
+        for one in (layer, lossy)
+    )
     # the lost weight: all of it minus what a capacity leaves
     answer = {"zero": 0 * rows, "copy": rows}.get(kind)
     if kind == "constant":
@@ -143,7 +145,7 @@ def test_overflow_to_the_null_expert(x, kind):
         return
     lost = added[:, 0] / np.asarray(answer)[:, 0]
     np.testing.assert_allclose(added, lost[:, None] * np.asarray(answer), atol=1e-5)
-    assert lost.max() > 0.1
+    assert (lost > 0.1).sum() > len(rows) / 4
     real = np.where(np.asarray(wanted.index) < 4, wanted.weight, 0)
     sums = np.stack([0 * real[:, 0], real[:, 0], real[:, 1], real.sum(-1)], -1)
     assert np.abs(sums - lost[:, None]).min(-1).max() < 1e-3
