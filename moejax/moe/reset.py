@@ -1,10 +1,11 @@
 """Reset: a fresh start for the routers' columns of experts that hardly any token chooses.
 
-A matter of the training loop, between optimiser steps and outside its compiled step:
+A matter of the training loop, after an optimiser step, inside or outside a compiled one:
 
     load = jax.tree.map(lambda old, new: 0.99 * old + 0.01 * new, load, expert_load(sown["moe"]))
-    if schedule.resets(step):
-        params, optimiser_state, dead = reset_dead_experts(params, optimiser_state, load, key)
+    params, optimiser_state, dead = reset_dead_experts(params, optimiser_state, load, key)
+
+Where it is due only now and then, a traced threshold of 0 resets nothing.
 """
 
 from typing import Any, NamedTuple
