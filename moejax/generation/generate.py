@@ -84,7 +84,7 @@ class Generator:
     def __init__(self, config: LMConfig, variables: Any):
         self.config = config
         self.variables = variables
-        self._model = CausalLM(config)
+        self._model = CausalLM(config, lean=True)
         self._kernels = KERNELS if jax.default_backend() == "cpu" else {}
         self._prefill = jax.jit(self._first, static_argnames=("num_slots", "num_new"))
         self._decode = jax.jit(self._next, donate_argnums=1)

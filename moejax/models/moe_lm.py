@@ -112,6 +112,12 @@ class LMConfig:
             return self.moe
         return replace(self.moe, schedule=replace(self.moe.schedule, warmup_steps=0))
 
+    @property
+    def tokens_are_independent(self) -> bool:
+        """Whether, outside training, feed-forward parts see each token by itself."""
+        moe = self.moe
+        return moe is None or (moe.eval_capacity is None and moe.semantic_routing != "context")
+
     def attention_of(self, index: int) -> AttentionConfig | LatentAttentionConfig:
         """The attention of layer `index`."""
         if self.window_layers is None or index in self.window_layers:
@@ -163,8 +169,12 @@ class DecoderLayer(nn.Module):
         mask_BS: jax.Array | None,
         step: jax.Array | None,
         train: bool,
+        last_only: bool = False,
     ) -> tuple[jax.Array, Layer | None]:
         attended_BSD, stored = self.attention(self.attention_norm(x_BSD), span, layer)
+        if last_only:
+            x_BSD, attended_BSD = x_BSD[:, -1:], attended_BSD[:, -1:]
+            mask_BS = None if mask_BS is None else mask_BS[:, -1:]
         if self.config.block == "parallel":
             y_BSD = self._ffn(self.ffn_norm(x_BSD), mask_BS, step, train)
             self._watch(attention_output=attended_BSD, ffn_output=y_BSD)
@@ -203,7 +213,8 @@ class CausalLM(nn.Module):
     before; `segments` [B, S] keep the texts of a packed row apart. With `cache_size`, the call's
     keys come back in a cache of so many slots; with a `cache`, the call continues it (see
     `moejax.layers.cache`; the caller sees to it that S slots are free). `last_only`: logits of
-    the row's last column only. `step`: see `moejax.moe.schedule`.
+    the row's last column only; in a `lean` model the last layer's feed-forward part then sees that
+    column alone. `step`: see `moejax.moe.schedule`.
     Collections: params; router_state where the router has a correction bias; sown where mutable:
     moe (as MoELayer) and intermediates (`hidden`: embedding, then every layer's output, the last
     behind the final norm; `moe_input`, `moe_output` [B, S, D] of each MoE layer) and debug
@@ -211,6 +222,7 @@ class CausalLM(nn.Module):
     """
 
     config: LMConfig
+    lean: bool = False
 
     def setup(self):
         config = self.config
@@ -218,7 +230,7 @@ class CausalLM(nn.Module):
         self.embedding = self.param("embedding", init, (config.vocab_size, config.d_model))
         layer = DecoderLayer
         if config.remat != "nothing":
-            layer = nn.remat(DecoderLayer, static_argnums=(6,), policy=REMAT[config.remat])
+            layer = nn.remat(DecoderLayer, static_argnums=(6, 7), policy=REMAT[config.remat])
         self.layers = [layer(config, index) for index in range(config.num_layers)]
         self.final_norm = Norm("rms_norm", config.norm_eps)
         if not config.tied_head:
@@ -255,9 +267,11 @@ class CausalLM(nn.Module):
             before = cache.layers
         x_BSD = embedding(ids_BS, self.embedding).astype(self.config.dtype)
         stored = []
-        for run, layer in zip(self.layers, before, strict=True):
+        early = self.lean and last_only and not train and self.config.tokens_are_independent
+        for index, (run, layer) in enumerate(zip(self.layers, before, strict=True)):
             self.sow("intermediates", "hidden", x_BSD)
-            x_BSD, kept = run(x_BSD, span, layer, mask_BS, step, train)
+            last = early and index == self.config.num_layers - 1
+            x_BSD, kept = run(x_BSD, span, layer, mask_BS, step, train, last)
             stored.append(kept)
         if last_only:
             x_BSD = x_BSD[:, -1:]
