@@ -23,7 +23,7 @@ from moejax.interop.lm.save import published_tensors
 from moejax.layers.latent_attention import LatentAttentionConfig
 from moejax.layers.rope import rope_rows
 from moejax.models.moe_lm import LMConfig
-from train.reference.lm_runs import forward, greedy, loss_and_gradient
+from train.reference.lm_runs import forward, greedy, loss_and_gradient, plain
 from train.reference.rows import Case, Computed, Findings, Row, check_case
 
 FORWARD = {"atol": 2e-5, "rtol": 1e-4}
@@ -62,6 +62,7 @@ def _norms(folder: Path) -> dict[str, str]:
 
 def _check(case: Case) -> Findings:
     config, variables = load_lm(case.folder, dtype="float32")
+    config = plain(config)
     found = Findings()
     _check_rope(case, config, found)
     for name in ("full", "left", "right"):

@@ -1,4 +1,8 @@
-"""Runs of a language model whose results recorded models are compared with, each compiled once."""
+"""Runs of a language model whose results recorded models are compared with.
+
+Recorded models are tiny: to compile takes all the time, so XLA optimises little here, and experts
+are dispatched densely (the other dispatches are tested against that one).
+"""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +17,16 @@ from moejax.interop.lm.losses import joint_load_balance, published_loss, routing
 from moejax.models.moe_lm import CausalLM, LMConfig
 
 Tree = dict[str, Any]
+
+_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def plain(config: LMConfig) -> LMConfig:
+    """The same model in the form that the runs below compile: dense dispatch, no noise."""
+    if config.moe is None:
+        return config
+    routing = replace(config.moe.routing, input_jitter=0.0, logit_jitter=0.0)
+    return replace(config, moe=replace(config.moe, routing=routing, dispatch="dense"))
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ def forward(config: LMConfig, variables: Tree, ids_BS, mask_BS, positions_BS) ->
     return Forward(*jax.tree.map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=_COMPILER)
 def _forward(config: LMConfig, variables: Tree, ids_BS, mask_BS, positions_BS):
     out, sown = CausalLM(config).apply(
         variables, ids_BS, mask_BS, positions_BS=positions_BS, mutable=["intermediates"]
@@ -61,7 +75,7 @@ def greedy(config: LMConfig, variables: Tree, ids_BS, mask_BS, num_steps: int):
     return tuple(map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=_COMPILER)
 def _greedy(config: LMConfig, num_steps: int, variables: Tree, ids_BS, mask_BS):
     model = CausalLM(config)
     slots = ids_BS.shape[1] + num_steps
@@ -80,14 +94,11 @@ def _greedy(config: LMConfig, num_steps: int, variables: Tree, ids_BS, mask_BS):
 
 def loss_and_gradient(config: LMConfig, variables: Tree, ids_BS, mask_BS, labels_BS, positions_BS):
     """(training loss, joint balance loss, gradient of the loss by the parameters)."""
-    if config.moe is not None:  # what is recorded was computed without noise
-        routing = replace(config.moe.routing, input_jitter=0.0, logit_jitter=0.0)
-        config = replace(config, moe=replace(config.moe, routing=routing))
     found = _gradient(config, variables, ids_BS, mask_BS.astype(bool), labels_BS, positions_BS)
     return jax.tree.map(np.asarray, found)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=_COMPILER)
 def _gradient(config: LMConfig, variables: Tree, ids_BS, mask_BS, labels_BS, positions_BS):
     def loss(params):
         out, sown = CausalLM(config).apply(

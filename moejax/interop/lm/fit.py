@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ class Source:
         return sum(name in tensors for name in self.layout.names) / len(self.layout.names)
 
 
+@lru_cache(maxsize=4)
 def variable_shapes(config: LMConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's variables by path, such as params/layers_0/attention/query."""
     # one layer of each kind is traced, however many there are

@@ -65,7 +65,7 @@ def published_tensors(
         elif layout.names[0] in halves:
             other = halves.pop(layout.names[0])
             pair = (other, array) if layout.half else (array, other)
-            yield layout.names[0], np.concatenate(pair, axis=1)
+            yield layout.names[0], np.ascontiguousarray(np.concatenate(pair, axis=1))
         else:
             halves[layout.names[0]] = array
 
