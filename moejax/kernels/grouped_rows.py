@@ -21,6 +21,7 @@ from moejax.kernels.hopper import COLUMNS, DEPTH, HALF, STAGES
 STRIP = {"plain": 8, "swiglu": 4}
 
 
+@partial(jax.jit, static_argnames=("transposed", "keep"))
 def rows_kernel(
     x_NK: jax.Array,
     matrices: tuple[jax.Array, ...],
@@ -39,6 +40,7 @@ def rows_kernel(
     width = matrices[0].shape[1 if transposed else 2]
     shape = jax.ShapeDtypeStruct((x_NK.shape[0], width), x_NK.dtype)
     kernel = hopper.launch(
+        f"moejax_grouped_{kind}",
         partial(_program, len(matrices), transposed, STRIP[kind]),
         (shape,) * (3 if keep else 1),
     )

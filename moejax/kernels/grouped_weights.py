@@ -20,6 +20,7 @@ STRIP = 4
 STEPS = ROWS // DEPTH
 
 
+@jax.jit
 def weights_kernel(
     x_NK: jax.Array, y_NM: jax.Array, first_E: jax.Array, tiles_E: jax.Array
 ) -> jax.Array:
@@ -28,7 +29,9 @@ def weights_kernel(
     The rows of expert e are `tiles_E[e]` tiles, at least one, from tile `first_E[e]` on.
     """
     shape = tiles_E.shape[0], x_NK.shape[1], y_NM.shape[1]
-    kernel = hopper.launch(_program, (jax.ShapeDtypeStruct(shape, x_NK.dtype),))
+    kernel = hopper.launch(
+        "moejax_grouped_weights", _program, (jax.ShapeDtypeStruct(shape, x_NK.dtype),)
+    )
     return kernel(first_E, tiles_E, x_NK, y_NM)[0]
 
 

@@ -62,7 +62,7 @@ def await_drained(barrier):
         plgpu.barrier_wait(barrier)
 
 
-def launch(body, out_type):
+def launch(name: str, body, out_type):
     """A kernel of programs (axis "program") of three warpgroups (axis "group").
 
     There is one for each multiprocessor, which goes over tiles; one alone where none is counted.
@@ -75,6 +75,7 @@ def launch(body, out_type):
         grid_names=("program",),
         num_threads=3,
         thread_name="group",
+        kernel_name=name,
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
     )
 

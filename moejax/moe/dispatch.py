@@ -40,6 +40,7 @@ from moejax.moe.experts import (
     num_experts,
 )
 from moejax.moe.grouped import grouped_experts, make_layout
+from moejax.moe.grouped_limit import limited_experts
 from moejax.moe.permute import capacity_slots, collect, sorted_slots, spread
 
 Implementation = Literal[
@@ -134,11 +135,14 @@ def ragged(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
     return collect(project(hidden_NH, "down"), routing.kept_weight, slots)
 
 
-def grouped(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
+def grouped(
+    x_TD: jax.Array, routing: Routing, params: Params, limit: int | None = None
+) -> jax.Array:
     """Rows sorted by expert, whole tiles of each; grouped matmuls by kernels for Hopper GPUs.
 
-    What the kernels cannot serve runs as "auto" would without them, after one warning. Widths that
-    are no multiples of LANES are padded with zeros, which copies the weights.
+    `limit`: served choices that are expected at most; more take longer. What the kernels cannot
+    serve runs as "auto" would without them, after one warning. Widths that are no multiples of
+    LANES are padded with zeros, which copies the weights.
     """
     obstacle = why_not(x_TD, params)
     if obstacle is not None:
@@ -147,8 +151,12 @@ def grouped(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
         return DISPATCH[name](x_TD, routing, params)
     width = x_TD.shape[1]
     params = {name: _to_lanes(leaf, (1, 2)) for name, leaf in params.items()}
-    layout, weight_Tk = make_layout(routing), routing.kept_weight
-    return grouped_experts(_to_lanes(x_TD, (1,)), weight_Tk, params, layout, "mosaic")[:, :width]
+    inputs = _to_lanes(x_TD, (1,)), routing.kept_weight, params
+    if limit is None or limit >= routing.index.size:
+        y_TD = grouped_experts(*inputs, make_layout(routing), "mosaic")
+    else:
+        y_TD = limited_experts(*inputs, routing, limit, "mosaic")
+    return y_TD[:, :width]
 
 
 def onehot(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:

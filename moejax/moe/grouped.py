@@ -37,9 +37,9 @@ class Layout:
     tiles: Tiles
 
 
-def make_layout(routing: Routing) -> Layout:
-    """Each expert's rows in whole tiles, experts in order."""
-    slots, tiles_E = tiled_slots(routing, ROWS)
+def make_layout(routing: Routing, limit: int | None = None) -> Layout:
+    """Each expert's rows in whole tiles, experts in order, with room for `limit` choices or all."""
+    slots, tiles_E = tiled_slots(routing, ROWS, limit)
     return Layout(slots, make_tiles(tiles_E, len(slots.choice)))
 
 
@@ -59,7 +59,8 @@ def grouped_experts(
     return _outputs(hidden_NH, weight_Tk, params, layout, implementation)
 
 
-def _forward(x_TD, weight_Tk, params, layout, implementation):
+def forward(x_TD, weight_Tk, params, layout: Layout, implementation: Implementation):
+    """`grouped_experts`, and what its gradient needs."""
     x_ND = _token_rows(x_TD, layout.slots)
     hidden_NH, gate_NH, up_NH = rows_swiglu(
         x_ND, params["gate"], params["up"], layout.tiles, keep=True, implementation=implementation
@@ -68,7 +69,8 @@ def _forward(x_TD, weight_Tk, params, layout, implementation):
     return y_TD, (x_ND, gate_NH, up_NH, weight_Tk, params, layout)
 
 
-def _backward(implementation, saved, grad_TD):
+def backward(implementation: Implementation, saved, grad_TD):
+    """Gradients of tokens, weights and parameters from what `forward` saved; none of the layout."""
     x_ND, gate_NH, up_NH, weight_Tk, params, layout = saved
     rows = partial(rows_product, tiles=layout.tiles, implementation=implementation)
     weights = partial(weights_product, tiles=layout.tiles, implementation=implementation)
@@ -81,11 +83,7 @@ def _backward(implementation, saved, grad_TD):
     grad_gate_NH, grad_up_NH, grad_weight_N = _swiglu_gradient(
         gate_NH, up_NH, grad_hidden_NH, weight_N
     )
-    grad_params = {
-        "gate": weights(x_ND, grad_gate_NH),
-        "up": weights(x_ND, grad_up_NH),
-        "down": grad_down,
-    }
+    grad_gate, grad_up = weights(x_ND, grad_gate_NH), weights(x_ND, grad_up_NH)
     parts = (
         rows(grad_gate_NH, params["gate"], transposed=True),
         rows(grad_up_NH, params["up"], transposed=True),
@@ -93,10 +91,11 @@ def _backward(implementation, saved, grad_TD):
     ones_Tk = jnp.ones_like(weight_Tk)
     grad_x_TD = sum(_sum_choices(part_ND, ones_Tk, layout.slots) for part_ND in parts)
     grad_weight_Tk = grad_weight_N.at[layout.slots.slot].get(mode="fill", fill_value=0)
+    grad_params = {"gate": grad_gate, "up": grad_up, "down": grad_down}
     return grad_x_TD.astype(x_ND.dtype), grad_weight_Tk, grad_params, None
 
 
-grouped_experts.defvjp(_forward, _backward)
+grouped_experts.defvjp(forward, backward)
 
 
 def _outputs(hidden_NH, weight_Tk, params, layout: Layout, implementation) -> jax.Array:

@@ -27,7 +27,7 @@ from moejax.checks import require_choice
 from moejax.kernels.grouped import why_not
 from moejax.moe.assignment import Routing
 from moejax.moe.capacity import queue_order, queue_positions
-from moejax.moe.dispatch import dispatch
+from moejax.moe.dispatch import dispatch, grouped
 from moejax.moe.experts import Params, expert_mlp, narrow, num_experts
 from moejax.moe.permute import capacity_slots, collect, spread
 
@@ -42,6 +42,8 @@ AXES = {
 EXPERT_PARALLEL = {"expert": "expert"}
 DATA_PARALLEL: dict[str, str] = {}
 Exchange = Literal["auto", "slots", "tokens"]
+# Choices for a device's experts that there is room for, as a multiple of an even share.
+SLACK = 1.25
 
 
 def device_mesh(data: int, expert: int) -> Mesh:
@@ -142,7 +144,12 @@ def exchange_tokens(x_TD: jax.Array, routing: Routing, params: Params, axis: str
         num_groups=1,
         order=None,
     )
-    y_TD = dispatch(everyone(x_TD), routing, params)
+    x_TD = everyone(x_TD)
+    if why_not(x_TD, params) is None:
+        limit = int(SLACK * routing.index.size / lax.axis_size(axis))
+        y_TD = narrow(grouped(x_TD, routing, params, limit), x_TD.dtype)
+    else:
+        y_TD = dispatch(x_TD, routing, params)
     return lax.psum_scatter(y_TD, axis, tiled=True)
 
 

@@ -63,21 +63,24 @@ def sorted_slots(routing: Routing, spare: int = 0) -> tuple[Slots, jax.Array]:
     return Slots(choice_N, slot_A.reshape(num_tokens, k)), count_E
 
 
-def tiled_slots(routing: Routing, rows: int) -> tuple[Slots, jax.Array]:
+def tiled_slots(routing: Routing, rows: int, limit: int | None = None) -> tuple[Slots, jax.Array]:
     """The same with each expert's slots filling whole tiles of rows; and its tiles [E] int32.
 
-    An expert without rows has an empty tile. N = rows * (A // rows + E), used or not.
+    An expert without rows has an empty tile. There is room for `limit` choices, None: all A of
+    them, N = rows * (limit // rows + E), used or not; choices beyond that have no slot.
     """
     num_tokens, k = routing.index.shape
-    num_slots = rows * (num_tokens * k // rows + routing.num_experts)
+    room = num_tokens * k if limit is None else limit
+    num_slots = rows * (room // rows + routing.num_experts)
     rank_A, count_E = _ranks(routing)
     tiles_E = jnp.maximum(-(-count_E // rows), 1)
     first_E = (jnp.cumsum(tiles_E) - tiles_E) * rows
     row_Tk = first_E.at[routing.index].get(mode="clip") + rank_A.reshape(num_tokens, k)
-    slot_Tk = jnp.where(routing.served, row_Tk, num_slots).astype(jnp.int32)
+    slot_Tk = jnp.minimum(jnp.where(routing.served, row_Tk, num_slots), num_slots)
     choice_A = jnp.arange(num_tokens * k, dtype=jnp.int32)
     empty_N = jnp.full(num_slots, num_tokens * k, jnp.int32)
-    return Slots(empty_N.at[slot_Tk.reshape(-1)].set(choice_A, mode="drop"), slot_Tk), tiles_E
+    choice_N = empty_N.at[slot_Tk.reshape(-1)].set(choice_A, mode="drop")
+    return Slots(choice_N, slot_Tk.astype(jnp.int32)), tiles_E
 
 
 def _ranks(routing: Routing) -> tuple[jax.Array, jax.Array]:

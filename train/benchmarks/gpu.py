@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from train.bench import Row
-from train.benchmarks import gpu_checks, gpu_layer
+from train.benchmarks import gpu_checks, gpu_layer, gpu_scaling, gpu_step
 from train.benchmarks.gpu_layer import PASSES, SAID, Measured, Shape
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "torch_moe.py"
@@ -42,6 +44,8 @@ JUDGED = {
 }
 # share of the dense SwiGLU's speed
 AIMS = {"forward": 0.95, "both": 0.88}
+# weak scaling, by the number of GPUs
+SCALING = {2: 0.90, 4: 0.85}
 MEMORY_TARGET = 1.3
 ERROR_TARGET = 1e-2
 
@@ -63,7 +67,49 @@ def measure(
     say("comparing with float64")
     for case in gpu_checks.CASES:
         rows += [_error_row(case.name, *pair) for pair in gpu_checks.errors(case).items()]
+    devices = jax.device_count()
+    if devices > 1:
+        for name, one in judged.items():
+            say(f"measuring {name} on {devices} GPUs")
+            rows += scaling_rows(name, one.shape, devices)
+    say("measuring a training step")
+    rows += step_rows(gpu_step.default_step())
     return rows
+
+
+def step_rows(step: gpu_step.Step) -> list[Row]:
+    """Utilisation in a training step, and the shares of the kinds of its kernels."""
+    found = gpu_step.measure(step)
+    use = Row(
+        name="step_use",
+        metric=f"model FLOPs of a training step against the peak, {found.seconds * 1e3:.0f} ms,"
+        f" {step.model.num_layers} layers, {step.rows} x {step.length} tokens",
+        value=100 * step.flops / found.seconds / gpu_step.PEAK,
+        unit="%",
+    )
+    shares = [
+        Row(name=f"step {kind}", metric="share of the kernels' time", value=100 * share, unit="%")
+        for kind, share in found.shares.items()
+    ]
+    return [use, *shares]
+
+
+def scaling_rows(name: str, shape: Shape, devices: int) -> list[Row]:
+    """Time on one GPU over that on several, with as many tokens a GPU; and the difference."""
+    rows = []
+    for which in PASSES:
+        found = gpu_scaling.measure(shape, which, devices)
+        rows.append(
+            Row(
+                name=f"{name}_{which}_on_{devices}",
+                metric=f"weak scaling of the layer, {SAID[which]}, {found.together * 1e3:.2f} ms",
+                value=found.alone / found.together,
+                unit="of ideal",
+                target=SCALING.get(devices) if name == "olmoe" else None,
+            )
+        )
+    error = gpu_scaling.difference(shape, devices)
+    return [*rows, _error_row(f"{name}_on_{devices}", "output", error, "one GPU's result")]
 
 
 def run_torch(shapes: list[Shape]) -> dict[tuple[int, ...], dict[str, float]]:
@@ -113,10 +159,10 @@ def _rows(
     return [speed, dense, memory]
 
 
-def _error_row(case: str, what: str, error: float) -> Row:
+def _error_row(case: str, what: str, error: float, against: str = "float64") -> Row:
     return Row(
         name=f"error_{case}_{what}",
-        metric="relative Frobenius error against float64",
+        metric=f"relative Frobenius error against {against}",
         value=error,
         unit="",
         target=ERROR_TARGET,

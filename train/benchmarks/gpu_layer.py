@@ -90,11 +90,14 @@ def measure(shape: Shape, which: str) -> Measured:
     )
 
 
-def make_layer(shape: Shape) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-    """(function of parameters and tokens, parameters and tokens)."""
+def make_layer(
+    shape: Shape, rows: int = 1, dispatcher: Callable[..., jax.Array] | None = None
+) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+    """(function of parameters and tokens, parameters and tokens in so many rows)."""
     routing = RoutingConfig(num_experts=shape.experts, top_k=shape.top_k)
-    layer = MoELayer(MoEConfig(d_model=shape.width, d_ff=shape.hidden, routing=routing))
-    x_BSD = normal(0, (1, shape.tokens, shape.width), 1.0)
+    config = MoEConfig(d_model=shape.width, d_ff=shape.hidden, routing=routing)
+    layer = MoELayer(config, dispatcher=dispatcher)
+    x_BSD = normal(0, (rows, shape.tokens // rows, shape.width), 1.0)
     params = jax.eval_shape(layer.init, jax.random.key(0), x_BSD)["params"]
     leaves, tree = jax.tree.flatten(params)
     leaves = [normal(i + 1, leaf.shape, leaf.shape[-2] ** -0.5) for i, leaf in enumerate(leaves)]

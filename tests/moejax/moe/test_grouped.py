@@ -12,6 +12,7 @@ from moejax.moe import dispatch as dispatches
 from moejax.moe.config import CapacityConfig
 from moejax.moe.dispatch import choose, dispatch
 from moejax.moe.grouped import grouped_experts, make_layout
+from moejax.moe.grouped_limit import limited_experts
 from tests.moejax.moe.test_dispatch import CASES, make_params, make_routing, relative
 
 MASKED = {"num_tokens": 40, "num_experts": 3, "k": 2, "mask": jnp.arange(40) % 3 > 0}
@@ -44,6 +45,28 @@ def test_equal_to_dense(case):
     found = gradients(plain, x, routing, params, cotangent)
     expected = gradients(lambda *args: dispatch(*args, "dense"), x, routing, params, cotangent)
     assert max(jax.tree.leaves(jax.tree.map(relative, found, expected))) < 3e-6
+
+
+@pytest.mark.parametrize("limit", [60, 400])
+def test_room_for_less_than_all_choices_changes_nothing(limit):
+    rng = np.random.default_rng(6)
+    routing = make_routing(rng, 300, 4, 2, skew=2.0)
+    params = make_params(rng, 4, 6, 7)
+    x, cotangent = (jnp.asarray(rng.normal(size=(300, 6)), jnp.float32) for _ in range(2))
+
+    def limited(x, routing, params):
+        # experts 2 and 3 are elsewhere
+        routing = replace(routing, keep=routing.keep & (routing.index < 2))
+        return limited_experts(x, routing.kept_weight, params, routing, limit, "xla")
+
+    def all_(x, routing, params):
+        routing = replace(routing, keep=routing.keep & (routing.index < 2))
+        return plain(x, routing, params)
+
+    # one tile an expert more than the limit's: 4 tiles are too few for what is served here, 7 not
+    assert 5 <= int(make_layout(routing).tiles.used[0]) <= 7
+    found, expected = (gradients(f, x, routing, params, cotangent) for f in (limited, all_))
+    assert max(jax.tree.leaves(jax.tree.map(relative, found, expected))) < 1e-6
 
 
 @pytest.mark.parametrize(
