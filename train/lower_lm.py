@@ -18,6 +18,7 @@ from moejax.models.moe_lm import CausalLM, LMConfig
 from moejax.moe.dispatch import Implementation
 from train.api import LoadedRun
 from train.lm_task import model_variables
+from train.pad_heads import pad_heads
 
 DEFAULT_PROMPT = 128
 
@@ -66,17 +67,18 @@ def lower_lm(
     """
     sizes = choose_sizes(source.config, batch, prompt, slots)
     config = fixed_positions(source.config, sizes)
+    config, variables = pad_heads(config, source.variables)
     return export_generator(
         lm_functions(config),
-        source.variables,
-        empty_state(config, source.variables, sizes),
+        variables,
+        empty_state(config, variables, sizes),
         sizes,
         out,
         name=source.name,
         policy=policy,
         arch=arch,
         check=check,
-        model=asdict(config),
+        model=asdict(source.config),
     )
 
 
