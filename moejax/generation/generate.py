@@ -65,7 +65,7 @@ class State:
     limit [B]: the tokens that a row may get. keys [B]. seen [B, V] bool, where it is needed.
     """
 
-    cache: Cache
+    cache: Cache | None
     tokens: jax.Array
     count: jax.Array
     length: jax.Array
@@ -168,7 +168,7 @@ class Generator:
             keys=keys_B,
             seen=seen,
         )
-        return _choose(state, out.logits[:, -1], out.cache, knobs, stops_K)
+        return _choose(state, out, knobs, stops_K)
 
     def _next(self, variables, state: State, knobs, stops_K, until) -> State:
         """Steps until `until` tokens are there or every row is done."""
@@ -177,22 +177,22 @@ class Generator:
             token_B1 = lax.dynamic_slice_in_dim(state.tokens, state.count - 1, 1, axis=1)
             live_B1 = ~state.done[:, None]
             out = self._apply({}, variables, token_B1, live_B1, state.cache)
-            return _choose(state, out.logits[:, -1], out.cache, knobs, stops_K)
+            return _choose(state, out, knobs, stops_K)
 
         return lax.while_loop(
             lambda state: (state.count < until) & ~jnp.all(state.done), step, state
         )
 
 
-def _choose(state: State, logits_BV, cache: Cache, knobs, stops_K) -> State:
+def _choose(state: State, out: LMOutput, knobs, stops_K) -> State:
     """The state with one more token of each row."""
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
-    token_B = sample(logits_BV, keys_B, knobs, state.seen)
+    token_B = sample(out.logits[:, -1], keys_B, knobs, state.seen)
     stopped_B = jnp.isin(token_B, stops_K)
     count = state.count + 1
     return replace(
         state,
-        cache=cache,
+        cache=out.cache,
         tokens=lax.dynamic_update_slice(state.tokens, token_B[:, None], (0, state.count)),
         count=count,
         length=state.length + ~(state.done | stopped_B),

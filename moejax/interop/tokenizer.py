@@ -11,9 +11,13 @@ FILE = "tokenizer.json"
 class Tokenizer(Protocol):
     """What generation needs of a tokenizer."""
 
-    vocab_size: int
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, with the tokens that a model expects in front of it."""
