@@ -69,7 +69,7 @@ def expert_usage(usage: Mapping[str, Any]) -> Figure:
 def expert_load(history: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel a layer: every expert's average load over the even share, by steps."""
     load_NLE = np.asarray([line["expert_load"] for line in history])
-    layers, experts = load_NLE.shape[-2:]
+    layers, experts = len(load_NLE[0]), len(load_NLE[0, 0])
     load_NLE = load_NLE * experts
     steps = [line["step"] for line in history]
     columns = min(layers, 4)

@@ -13,8 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from moejax.models.moe_lm import CausalLM, LMConfig
+from moejax.models.sharding import DATA, lm_mesh, lm_shardings
 from moejax.moe.balancing import COLLECTION, update_router_state
 from moejax.moe.reset import reset_dead_experts
 from moejax.moe.usage import aux_loss
@@ -46,13 +49,38 @@ class LMTraining:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; it must be in [0, 1)")
 
 
-def make_task(config: LMConfig, training: LMTraining, text: PackedText) -> Task:
-    """A language model on packed text; bits per byte are watched."""
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices that share the rows of a batch, the experts, and the inside of layers."""
+
+    data: int = 1
+    expert: int = 1
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if size < 1:
+                raise ValueError(f"mesh.{name} is {size}; it must be >= 1")
+
+    def make(self) -> Mesh | None:
+        """The mesh, None for one device; ValueError for too few devices."""
+        return lm_mesh(**vars(self)) if any(size > 1 for size in vars(self).values()) else None
+
+
+def make_task(
+    config: LMConfig, training: LMTraining, text: PackedText, mesh: Mesh | None = None
+) -> Task:
+    """A language model on packed text, on one device or a mesh; bits per byte are watched."""
     model: Any = CausalLM(config)
+
+    def cut(tokens: jax.Array, starts_B: jax.Array) -> Rows:
+        rows = cut_rows(tokens, starts_B, text.seq_len)
+        return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, P(DATA)))
+
     return Task(
         arrays=text.tokens,
         indices={part: text.starts[part] for part in PARTS},
-        cut=partial(cut_rows, seq_len=text.seq_len),
+        cut=cut,
         init=partial(_init, model, text.seq_len),
         loss=partial(_loss, model, training),
         errors=partial(_errors, model),
@@ -61,6 +89,7 @@ def make_task(config: LMConfig, training: LMTraining, text: PackedText) -> Task:
         update=partial(_update, config, training),
         weight=lambda rows: jnp.sum(rows.targets != IGNORED).astype(jnp.float32),
         report=partial(load_report, training=training),
+        shardings=None if mesh is None else partial(lm_shardings, mesh=mesh),
         fingerprint=text.fingerprint(),
         notes=text.notes,
     )

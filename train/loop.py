@@ -21,7 +21,7 @@ from train.config import LoopConfig
 from train.data import batches
 from train.errors import TrainError
 from train.progress import EpochBar
-from train.step import Scorer, Trainer, TrainState, init_state, trained
+from train.step import Scorer, Trainer, TrainState, init_state, placed, trained
 from train.task import Task
 from train.workdir import Workdir
 
@@ -98,7 +98,7 @@ class Run:
                 f"the checkpoint in {self.workdir.path} was made with another "
                 f"{' and '.join(other)}; restore it, or use another --workdir"
             )
-        self.state, self.best = found.arrays["state"], found.arrays["best"]
+        self.state, self.best = (placed(self.task, found.arrays[key]) for key in ("state", "best"))
         self.progress = Progress(**found.host["progress"])
         self.iterator.set_state(found.host["iterator"])
         self.workdir.write_metrics(self.progress.history)

@@ -44,7 +44,7 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
     """Fresh state from a seed."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = jax.jit(task.init)(init_key)
-    return TrainState(
+    state = TrainState(
         params=params,
         opt_state=jax.jit(optimizer.init)(trained(task, params)),
         key=jax.random.key_data(step_key),
@@ -53,6 +53,12 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
         streak=jnp.zeros((), jnp.int32),
         worst_streak=jnp.zeros((), jnp.int32),
     )
+    return placed(task, state)
+
+
+def placed(task: Task, tree: Any) -> Any:
+    """The arrays of a state, or of a part of it, where the task wants them."""
+    return tree if task.shardings is None else jax.device_put(tree, task.shardings(tree))
 
 
 def trained(task: Task, params: Any) -> Any:
@@ -155,7 +161,8 @@ def make_call(
     ) -> tuple[TrainState, dict[str, jax.Array], jax.Array]:
         step = functools.partial(_step, task, optimizer, guarded, accumulate, arrays)
         state, metrics = jax.lax.scan(step, state, indices, unroll=unroll)
-        return state, metrics, all_finite((metrics, state.params, state.opt_state))
+        finite = all_finite((metrics, state.params, state.opt_state))
+        return placed(task, state), metrics, finite
 
     return call
 

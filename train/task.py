@@ -29,6 +29,7 @@ class Task:
     entry "params" alone is trained, and `update(params, optimiser_state, metrics, key)` gives both
     after an optimiser step, from the metrics of that step. `weight(batch)` is what a batch counts
     for among those whose gradients are accumulated. `report(params)` adds to the line of an epoch.
+    `shardings(state)`: where the arrays of a training state lie, on several devices.
     """
 
     arrays: Any
@@ -42,5 +43,6 @@ class Task:
     update: Callable[..., tuple[Params, Any]] | None = None
     weight: Callable[[Batch], jax.Array] = lambda _: jnp.ones(())
     report: Callable[[Params], dict[str, Any]] = lambda _: {}
+    shardings: Callable[[Any], Any] | None = None
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

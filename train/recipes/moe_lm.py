@@ -11,7 +11,7 @@ from moejax.moe.config import RoutingConfig
 from moejax.moe.layer import LossWeights, MoEConfig
 from train import lm_task
 from train.config import Config, LoopConfig
-from train.lm_task import LMTraining
+from train.lm_task import LMTraining, MeshConfig
 from train.optim import OptimConfig
 from train.packing import PackedText, pack
 from train.task import Task
@@ -26,6 +26,14 @@ class LMRun(Config):
 
     data: TextConfig = field(default_factory=TextConfig)
     training: LMTraining = field(default_factory=LMTraining)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        if self.loop.batch_size // self.loop.accumulate % self.mesh.data:
+            raise ValueError(
+                f"loop.batch_size is {self.loop.batch_size} in {self.loop.accumulate} pieces;"
+                f" mesh.data, which is {self.mesh.data}, must divide each"
+            )
 
 
 def lm_debug() -> LMRun:
@@ -162,4 +170,4 @@ def make_task(config: LMRun, dataset: PackedText) -> Task:
             f"model.vocab_size is {config.model.vocab_size}; bytes and their marks need"
             f" {ByteTokenizer.vocab_size}"
         )
-    return lm_task.make_task(config.model, config.training, dataset)
+    return lm_task.make_task(config.model, config.training, dataset, config.mesh.make())
