@@ -100,7 +100,7 @@ def read_rope(published: Published, *, interleaved: bool = False) -> RopeConfig:
     found = {ours: rope.get(_PUBLISHED_NAMES.get(ours, ours)) for ours in _STRETCHES[kind]}
     if kind != "default":
         _complete(found, kind, published)
-    kept = {
+    kept: dict[str, Any] = {
         name: tuple(map(float, value)) if name.endswith("factors") else value
         for name, value in found.items()
         if value is not None
@@ -124,7 +124,7 @@ def _complete(found: dict[str, Any], kind: str, published: Published) -> None:
 
 def write_rope(rope: RopeConfig) -> dict[str, Any]:
     """The published RoPE parameters, in the later spelling."""
-    values = {
+    values: dict[str, Any] = {
         _PUBLISHED_NAMES.get(ours, ours): getattr(rope, ours) for ours in _STRETCHES[rope.kind]
     }
     stated = {

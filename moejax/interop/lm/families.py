@@ -43,18 +43,17 @@ def read_config(fields: Mapping[str, Any]) -> LMConfig:
     option that is not implemented.
     """
     name = family_of(fields)
-    published = Published(fields, _COMMON | FAMILIES[name].defaults)
+    published = Published(fields, {**_COMMON, **FAMILIES[name].defaults})
     published.require("hidden_act", ("silu", "swish"))
-    published.require("is_decoder", (True, False))
     return FAMILIES[name].read(published)
 
 
 def family_of(fields: Mapping[str, Any]) -> str:
     """The `model_type`, or the one that `architectures` implies; ValueError if it is unknown."""
     name = fields.get("model_type")
-    stated = fields.get("architectures") or [None]
+    stated = fields.get("architectures") or [""]
     by_class = {family.architecture: known for known, family in FAMILIES.items()}
-    name = by_class.get(stated[0]) if name is None else name
+    name = by_class.get(stated[0], "") if name is None else name
     if name not in FAMILIES:
         raise ValueError(
             f"config.json: model_type is {fields.get('model_type')!r} and architectures"

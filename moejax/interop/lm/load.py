@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from moejax.interop.lm.checkpoint import DTYPES, Checkpoint
+from moejax.interop.lm.dialects import Published
 from moejax.interop.lm.families import family_of, read_config
 from moejax.interop.lm.fit import fit
 from moejax.interop.lm.reader import Progress, Reader, Sharding
@@ -40,7 +41,7 @@ def load_lm(
         computed = "bfloat16" if dtype == jnp.bfloat16 else "float32"
         config = replace(config, dtype=computed)
     checkpoint = Checkpoint(folder, fields.get("quantization_config"))
-    extra = fields.get("num_nextn_predict_layers") or 0
+    extra = Published(fields, {}).size("num_extra_layers", 0)
     chosen = fit(config, family_of(fields), checkpoint, extra)
     reader = Reader(checkpoint, chosen.values(), progress)
     flat = {}
