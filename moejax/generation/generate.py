@@ -27,6 +27,7 @@ from moejax.layers.cache import Cache
 from moejax.models.moe_lm import CausalLM, LMConfig, LMOutput
 
 Reason = Literal["stop", "length"]
+STOPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,9 @@ class Generator:
         room_B = self.config.max_len - mask_BS.sum(axis=1)
         num_new = min(config.max_new_tokens, int(room_B.max()))
         knobs = config.knobs()
-        stops_K = jnp.asarray(config.stop_tokens, jnp.int32)
+        # of a length from a short list too; -1 is no token
+        spare = np.full(STOPS - len(config.stop_tokens) % STOPS, -1, np.int32)
+        stops_K = np.concatenate([np.asarray(config.stop_tokens, np.int32), spare])
         state = self._prefill(
             self.variables,
             ids_BS,
