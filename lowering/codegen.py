@@ -78,7 +78,8 @@ def upload(device, array, dtype, layout, memory_config):
     array = array.astype(np.uint32) if dtype == ttnn.uint32 else array
     tensor = ttnn.Tensor(np.ascontiguousarray(array), dtype)
     tensor = tensor if dtype == ttnn.bfloat8_b else tensor.to(layout)
-    return ttnn.to_device(tensor, device, memory_config=memory_config)
+    tensor = ttnn.to_device(tensor, device, memory_config=memory_config)
+    return tensor if array.shape else ttnn.reshape(tensor, ())
 
 
 def download(tensor):

@@ -86,7 +86,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
     """float32 or int32, contiguous: what every reader of the folder understands."""
     array = np.asarray(array)
     kind = np.int32 if array.dtype.kind in "iu" else np.float32
-    return np.ascontiguousarray(array.astype(kind))
+    return np.ascontiguousarray(array.astype(kind)).reshape(array.shape)  # it makes no rank 0
 
 
 def _manifest(program: Program, folder: Path, model, tolerances) -> dict[str, Any]:
