@@ -93,7 +93,7 @@ def _program(count: int, transposed: bool, strip: int, used, expert, x, *refs):
             row, column = plgpu.planar_snake(info.index[0], shape, 1, strip)
 
             def context(run):
-                @partial(pl.run_scoped, sums=(plgpu.ACC((HALF, columns), jnp.float32),) * count)
+                @partial(pl.run_scoped, sums=(hopper.sums(columns),) * count)
                 def _(sums):
                     run(sums)
                     values = _finish([total[...] for total in sums])

@@ -76,7 +76,7 @@ def _program(first, tiles, x, y, out):
             row, column = plgpu.planar_snake(tile, shape, 1, STRIP)
 
             def context(run):
-                @partial(pl.run_scoped, total=plgpu.ACC((HALF, COLUMNS), jnp.float32))
+                @partial(pl.run_scoped, total=hopper.sums(COLUMNS))
                 def _(total):
                     run(total)
                     pairs = [(total[...], out.at[expert])]

@@ -27,7 +27,8 @@ LOADER_REGISTERS = 40
 def transforms(dtype):
     """The layout that loads, products and stores of LANES columns agree on."""
     size = jnp.dtype(dtype).itemsize
-    return (plgpu.TilingTransform((8, LANES)), plgpu.SwizzleTransform(LANES * size))
+    tiling, swizzle = plgpu.TilingTransform, plgpu.SwizzleTransform
+    return (tiling((8, LANES)), swizzle(LANES * size))  # pyright: ignore[reportAbstractUsage]
 
 
 def operand(shape, index_map, dtype):
@@ -39,6 +40,11 @@ def operand(shape, index_map, dtype):
         memory_space=plgpu.SMEM,
         delay_release=1,
     )
+
+
+def sums(columns: int):
+    """Registers for a warpgroup's half of a tile of the result, float32, zero at first."""
+    return plgpu.ACC((HALF, columns), jnp.float32)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def staging(dtype):

@@ -84,12 +84,11 @@ def backward(implementation: Implementation, saved, grad_TD):
         gate_NH, up_NH, grad_hidden_NH, weight_N
     )
     grad_gate, grad_up = weights(x_ND, grad_gate_NH), weights(x_ND, grad_up_NH)
-    parts = (
-        rows(grad_gate_NH, params["gate"], transposed=True),
-        rows(grad_up_NH, params["up"], transposed=True),
-    )
+    by_gate_ND = rows(grad_gate_NH, params["gate"], transposed=True)
+    by_up_ND = rows(grad_up_NH, params["up"], transposed=True)
     ones_Tk = jnp.ones_like(weight_Tk)
-    grad_x_TD = sum(_sum_choices(part_ND, ones_Tk, layout.slots) for part_ND in parts)
+    grad_x_TD = _sum_choices(by_gate_ND, ones_Tk, layout.slots)
+    grad_x_TD += _sum_choices(by_up_ND, ones_Tk, layout.slots)
     grad_weight_Tk = grad_weight_N.at[layout.slots.slot].get(mode="fill", fill_value=0)
     grad_params = {"gate": grad_gate, "up": grad_up, "down": grad_down}
     return grad_x_TD.astype(x_ND.dtype), grad_weight_Tk, grad_params, None

@@ -32,20 +32,22 @@ def limited_experts(
 
 
 def _forward(x_TD, weight_Tk, params, routing, limit, implementation):
-    inputs = x_TD, weight_Tk, params
     layout = grouped.make_layout(routing, limit)
     fits = layout.tiles.used[0] <= len(layout.tiles.expert)
 
-    def small(inputs):
-        y_TD, (x_ND, gate_NH, up_NH, *_) = grouped.forward(*inputs, layout, implementation)
+    def small(x_TD, weight_Tk, params):
+        y_TD, (x_ND, gate_NH, up_NH, *_) = grouped.forward(
+            x_TD, weight_Tk, params, layout, implementation
+        )
         return y_TD, (x_ND, gate_NH, up_NH)
 
-    def large(inputs):
-        shapes = jax.eval_shape(small, inputs)[1]
+    def large(*inputs):
+        shapes = jax.eval_shape(small, *inputs)[1]
         kept = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return _with_room(inputs, routing, implementation), kept
+        return _with_room(*inputs, routing, implementation), kept
 
-    y_TD, kept = lax.cond(fits, small, large, inputs)
+    inputs = x_TD, weight_Tk, params
+    y_TD, kept = lax.cond(fits, small, large, *inputs)
     return y_TD, (inputs, routing, layout, fits, kept)
 
 
@@ -59,7 +61,7 @@ def _backward(limit, implementation, saved, grad_TD):
 
     def large(grad_TD):
         run = partial(_with_room, routing=routing, implementation=implementation)
-        return jax.vjp(run, inputs)[1](grad_TD)[0]
+        return jax.vjp(run, *inputs)[1](grad_TD)
 
     return *lax.cond(fits, small, large, grad_TD), None
 
@@ -67,5 +69,6 @@ def _backward(limit, implementation, saved, grad_TD):
 limited_experts.defvjp(_forward, _backward)
 
 
-def _with_room(inputs, routing: Routing, implementation: Implementation) -> jax.Array:
-    return grouped.grouped_experts(*inputs, grouped.make_layout(routing), implementation)
+def _with_room(x_TD, weight_Tk, params, routing: Routing, implementation: Implementation):
+    layout = grouped.make_layout(routing)
+    return grouped.grouped_experts(x_TD, weight_Tk, params, layout, implementation)

@@ -81,6 +81,7 @@ def measure(shape: Shape, which: str) -> Measured:
         lambda: compiled(*arguments), lambda: dense_compiled(*dense_arguments)
     )
     sizes = compiled.memory_analysis()
+    assert sizes is not None  # GPUs tell
     outside = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     return Measured(
         seconds=seconds,
@@ -92,7 +93,7 @@ def measure(shape: Shape, which: str) -> Measured:
 
 def make_layer(
     shape: Shape, rows: int = 1, dispatcher: Callable[..., jax.Array] | None = None
-) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """(function of parameters and tokens, parameters and tokens in so many rows)."""
     routing = RoutingConfig(num_experts=shape.experts, top_k=shape.top_k)
     config = MoEConfig(d_model=shape.width, d_ff=shape.hidden, routing=routing)
@@ -144,7 +145,7 @@ def time_turns(*functions: Callable[[], Any]) -> list[float]:
     seconds = [[] for _ in functions]
     for index in range(2 + ROUNDS):
         for times, function in zip(seconds, functions, strict=True):
-            started = time.perf_counter()
+            started, y = time.perf_counter(), None
             for _ in range(CALLS):
                 y = function()
             jax.block_until_ready(y)

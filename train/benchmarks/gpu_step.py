@@ -106,8 +106,8 @@ def make_step(step: Step) -> tuple[Callable[..., Any], tuple[Any, Any], jax.Arra
     params = jax.tree.unflatten(tree, [_leaf(i, leaf) for i, leaf in enumerate(leaves)])
 
     def loss(params, ids_BS):
-        logits_BSV = model.apply({"params": params}, ids_BS).logits
-        return next_token_loss(logits_BSV, ids_BS)[0]
+        output: Any = model.apply({"params": params}, ids_BS)
+        return next_token_loss(output.logits, ids_BS)[0]
 
     def run(params, optimizer_state, ids_BS):
         value, grads = jax.value_and_grad(loss)(params, ids_BS)

