@@ -7,9 +7,11 @@ width of an expert. Sums are taken in float32; hidden values have the dtype of t
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from moejax.layers.init import FAN_IN, STACKED_FAN_IN
 from moejax.layers.linear import activate
 from moejax.regions import region
 
@@ -92,3 +94,27 @@ def combine_weights(index_Tk: jax.Array, weight_Tk: jax.Array, *, num_experts: i
     experts_E = jnp.arange(num_experts, dtype=index_Tk.dtype)
     hit_TkE = index_Tk[:, :, None] == experts_E[None, None, :]
     return jnp.sum(jnp.where(hit_TkE, weight_Tk[:, :, None], 0.0), axis=1)
+
+
+class Experts(nn.Module):
+    """Parameters of one MLP, or of a stack of `num_experts`: names and shapes as above."""
+
+    d_model: int
+    d_ff: int
+    kind: str
+    use_bias: bool
+    num_experts: int | None = None
+
+    @nn.compact
+    def __call__(self) -> Params:
+        stack = () if self.num_experts is None else (self.num_experts,)
+        init = FAN_IN if self.num_experts is None else STACKED_FAN_IN
+        sizes = {"up": (self.d_model, self.d_ff), "down": (self.d_ff, self.d_model)}
+        if self.kind == "swiglu":
+            sizes["gate"] = sizes["up"]
+        params = {name: self.param(name, init, (*stack, *size)) for name, size in sizes.items()}
+        if self.use_bias:
+            for name, (_, width) in sizes.items():
+                bias = self.param(f"{name}_bias", nn.initializers.zeros, (*stack, width))
+                params[f"{name}_bias"] = bias
+        return params

@@ -27,7 +27,7 @@ from moejax.moe.balancing import COLLECTION
 from moejax.moe.capacity import apply_capacity, capacity_of, overflow_to
 from moejax.moe.config import NON_CAUSAL, CapacityConfig, RoutingConfig
 from moejax.moe.dispatch import DISPATCH, Implementation, dispatch
-from moejax.moe.experts import Params, expert_mlp, narrow
+from moejax.moe.experts import Experts, Params, expert_mlp, narrow
 from moejax.moe.free import free_output
 from moejax.moe.importance import TokenImportance
 from moejax.moe.losses import (
@@ -36,9 +36,10 @@ from moejax.moe.losses import (
     router_entropy,
     z_loss,
 )
-from moejax.moe.routing import route, router_logits, soft_route
+from moejax.moe.routing import route, router_logits
 from moejax.moe.schedule import Schedule
 from moejax.moe.semantic import SemanticView
+from moejax.moe.soft import soft_moe
 from moejax.moe.usage import usage
 
 
@@ -135,30 +136,6 @@ class MoEConfig:
                 "free_overflow serves every choice; set renormalise=False, which makes up for lost"
                 " ones"
             )
-
-
-class Experts(nn.Module):
-    """Parameters of one MLP, or of a stack of them: see experts.py for names and shapes."""
-
-    d_model: int
-    d_ff: int
-    kind: str
-    use_bias: bool
-    num_experts: int | None = None
-
-    @nn.compact
-    def __call__(self) -> Params:
-        stack = () if self.num_experts is None else (self.num_experts,)
-        init = FAN_IN if self.num_experts is None else STACKED_FAN_IN
-        sizes = {"up": (self.d_model, self.d_ff), "down": (self.d_ff, self.d_model)}
-        if self.kind == "swiglu":
-            sizes["gate"] = sizes["up"]
-        params = {name: self.param(name, init, (*stack, *size)) for name, size in sizes.items()}
-        if self.use_bias:
-            for name, (_, width) in sizes.items():
-                bias = self.param(f"{name}_bias", nn.initializers.zeros, (*stack, width))
-                params[f"{name}_bias"] = bias
-        return params
 
 
 class MoELayer(nn.Module):
@@ -337,21 +314,9 @@ class MoELayer(nn.Module):
         )
 
     def _soft(self, x_TD, mask_T, num_groups: int) -> jax.Array:
-        config = self.config.routing
-        x = x_TD.astype(jnp.float32)
-        kernel = self.router_scale * _unit(self.router_kernel, axis=0)
-        logits = router_logits(_unit(x, axis=-1), kernel)
-        soft = soft_route(logits, config, mask_T=mask_T, num_groups=num_groups)
-        x_GSD = x.reshape(num_groups, -1, x.shape[-1])
-        x_GND = jnp.einsum("gsn,gsd->gnd", soft.dispatch, x_GSD)
-        # experts first: the slots of an expert over all groups are its rows
-        shape = num_groups, config.num_experts, config.slots_per_expert, x.shape[-1]
-        x_EGPD = x_GND.reshape(shape).transpose(1, 0, 2, 3)
-        rows = x_EGPD.reshape(config.num_experts, -1, x.shape[-1]).astype(x_TD.dtype)
         params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
-        y_EGPD = expert_mlp(rows, params).reshape(x_EGPD.shape)
-        y_GND = y_EGPD.transpose(1, 0, 2, 3).reshape(x_GND.shape)
-        return jnp.einsum("gsn,gnd->gsd", soft.combine, y_GND).reshape(x.shape)
+        router = self.router_kernel, self.router_scale
+        return soft_moe(x_TD, *router, params, self.config.routing, mask_T, num_groups)
 
     def _shared(self, x_TD: jax.Array) -> jax.Array:
         params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.shared())
@@ -385,9 +350,3 @@ class MoELayer(nn.Module):
             if weights[name]
         }
         self.sow("moe", "aux_loss", used)
-
-
-def _unit(x: jax.Array, axis: int) -> jax.Array:
-    """x over its L2 norm; 0 stays 0."""
-    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

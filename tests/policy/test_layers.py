@@ -15,6 +15,10 @@ STDLIB = sys.stdlib_module_names
 # what a file under this path may import beside the standard library; the longest match counts
 ALLOWED = {
     "moejax/": ("moejax", "jax", "flax", "numpy"),
+    "moejax/interop/": (
+        *("moejax", "jax", "flax", "numpy", "ml_dtypes"),
+        *("safetensors", "tokenizers"),
+    ),
     "lowering/": ("lowering", "moejax.regions", "moejax.layers", "jax", "numpy", "ml_dtypes"),
     "lowering/save.py": ("lowering", "jax", "numpy", "ml_dtypes", "safetensors"),
     "lowering/backends/ttnn.py": ("lowering", "numpy", "ml_dtypes", "ttnn"),
