@@ -172,7 +172,8 @@ def _loss(
     loss = cross + training.z_loss * z
     if "load" in params[TRAINING]:
         metrics["aux"] = aux_loss(sown["moe"])
-        metrics["counts"] = expert_counts(sown["moe"], model.config)
+        # per token, so that a mean over batches by their tokens is that of all tokens
+        metrics["choices"] = expert_counts(sown["moe"], model.config) / count
         loss = loss + metrics["aux"]
     return loss, metrics
 
@@ -192,8 +193,8 @@ def _update(
     moe, names = config.moe, layers_with_experts(config)
     if moe is None or not names:
         return new, optimiser_state
-    counts_LM = metrics["counts"]
-    share_LM = counts_LM / jnp.maximum(jnp.sum(counts_LM, axis=-1, keepdims=True), 1)
+    counts_LM = metrics["choices"]
+    share_LM = counts_LM / jnp.maximum(jnp.sum(counts_LM, axis=-1, keepdims=True), 1e-9)
     decay = training.load_decay
     state["load"] = decay * state["load"] + (1 - decay) * share_LM
     if COLLECTION in params:

@@ -105,6 +105,19 @@ def test_batches_continue_from_a_saved_state():
         np.testing.assert_array_equal(next(other), one)
 
 
+@pytest.mark.parametrize(("steps_per_epoch", "steps_per_call"), [(3, 2), (7, 7), (25, 4)])
+def test_epochs_of_so_many_steps_are_the_same_passes(steps_per_epoch, steps_per_call):
+    options = {"batch_size": 8, "seed": 1}
+    whole = batches(83, steps_per_call=10, **options)
+    expected = np.concatenate([next(whole) for _ in range(3)])
+    cut = batches(83, steps_per_call=steps_per_call, steps_per_epoch=steps_per_epoch, **options)
+    calls = [next(cut) for _ in range(30)]
+    assert sum(map(len, calls[: -(-steps_per_epoch // steps_per_call)])) == steps_per_epoch
+    found = np.concatenate(calls)
+    count = min(len(found), len(expected))
+    np.testing.assert_array_equal(found[:count], expected[:count])
+
+
 def test_a_batch_larger_than_the_training_part_is_refused():
     with pytest.raises(ValueError, match="batch_size 65 is more than the 64 training windows"):
         batches(64, batch_size=65, steps_per_call=3, seed=1)

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from train import figures, program_figures
+from train import figures, lm_figures, program_figures
 from train.metrics import expert_usage
 
 HEADER = b"\x89PNG"
@@ -68,3 +68,27 @@ def test_programs():
         for i, bound in enumerate(program_figures.BOUNDS)
     ]
     assert figures.png(program_figures.op_costs(costs, "N150"), dpi=40).startswith(HEADER)
+
+
+@pytest.mark.parametrize(("layers", "experts"), [(1, 2), (6, 24)])
+def test_language_models(layers, experts):
+    share = np.random.default_rng(0).dirichlet(np.ones(experts), layers)
+    history = [
+        {
+            "step": 10 * n,
+            "train_loss": 3 / n,
+            "val_bits_per_byte": 4 / n,
+            "cpu_seconds": 60.0 * n,
+            "expert_load": share.tolist(),
+        }
+        for n in (1, 2, 3)
+    ]
+    usage = {"share": share, "layers": [f"layers_{i}" for i in range(layers)], "rows": 9}
+    drawn = (
+        lm_figures.learning_curves(history, [1e-3, 5e-4, 1e-4], 2048),
+        lm_figures.expert_usage(usage),
+        lm_figures.expert_load(history),
+        lm_figures.comparison({"one": history, "two": history[:2]}, "bits_per_byte"),
+    )
+    assert len(drawn[2].axes) >= layers
+    assert all(figures.png(figure, dpi=40).startswith(HEADER) for figure in drawn)

@@ -57,6 +57,8 @@ def test_adamw_and_clipping():
         ({"learning_rate": 0.0}, "must be above 0"),
         ({"clip_norm": -1.0}, "must not be negative"),
         ({"weight_decay": 0.1}, "'adam', which ignores it"),
+        ({"schedule": "cosine", "final_share": 1.5}, "final_share"),
+        ({"warmup_steps": 5}, "belong to the schedule 'cosine'"),
     ],
 )
 def test_bad_options(options, message):
@@ -69,3 +71,19 @@ def test_the_update_compiles_into_the_step():
     params = {"w": jnp.ones(3)}
     updates, _ = jax.jit(optimizer.update)(params, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], -1e-3, rtol=1e-4)
+
+
+def test_cosine_rises_first_and_keeps_a_share():
+    config = OptimConfig(learning_rate=0.8, schedule="cosine", warmup_steps=10, final_share=0.25)
+    found = rates(config, [0, 5, 10, 25, 40], steps_per_epoch=10, epochs=4)
+    np.testing.assert_allclose(found, [0.0, 0.4, 0.8, 0.5, 0.2], atol=1e-6)
+
+
+def test_scales_and_biases_need_not_decay():
+    config = OptimConfig(name="adamw", learning_rate=0.1, weight_decay=0.5, decay_all=False)
+    optimizer = make_optimizer(config, steps_per_epoch=1, epochs=9)
+    params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["scale"], 0.0)
