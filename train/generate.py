@@ -18,26 +18,27 @@ from train.api import load_run
 from train.lm_task import model_variables
 from train.workdir import Workdir, write_text
 
-# Tokens of one call of the compiled loop where nobody reads along, but stop strings are looked for.
+# Tokens of one call of the compiled loop where nobody reads along.
 CHUNK = 16
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens and seconds of the prompts and of the continuations; compiling is in the seconds."""
+    """Seconds until the first tokens stood, compiling included; tokens made, and their rate.
+
+    The rate is that of the steps after the first call of the loop, which compiles it.
+    """
 
     prompt_tokens: int
     prompt_seconds: float
     new_tokens: int
-    new_seconds: float
+    tokens_per_second: float
 
     def describe(self) -> str:
-        """Both rates in a line."""
-        prompt = self.prompt_tokens / max(self.prompt_seconds, 1e-9)
-        new = self.new_tokens / max(self.new_seconds, 1e-9)
+        """Both in a line."""
         return (
-            f"prompt: {self.prompt_tokens} tokens, {prompt:,.0f} tokens/s; "
-            f"new: {self.new_tokens} tokens, {new:,.1f} tokens/s (compiling included)"
+            f"prompt: {self.prompt_tokens} tokens in {self.prompt_seconds:.1f} s, compiling"
+            f" included; new: {self.new_tokens} tokens, {self.tokens_per_second:,.1f} tokens/s"
         )
 
 
@@ -81,15 +82,20 @@ def continue_prompts(
     started = time.perf_counter()
     run = TextRun(Generator(lm_config, variables), tokenizer, prompts, config, stop)
     run.wait()
-    middle = time.perf_counter()
-    steps = 1 if show else CHUNK if stop else config.max_new_tokens
-    for pieces in run.pieces(steps):
+    marks = [(time.perf_counter(), 0)]
+    for pieces in run.pieces(1 if show else CHUNK):
+        marks.append((time.perf_counter(), run.num_new_tokens))
         if show:
             show(pieces)
-    results = run.results()
-    new_tokens = sum(len(one.tokens) for one in results)
-    ended = time.perf_counter()
-    return results, Speed(run.num_prompt_tokens, middle - started, new_tokens, ended - middle)
+    # a first mark before the loop, one with the first tokens, one with the loop compiled
+    start = marks[2] if len(marks) > 4 else marks[0]
+    seconds, tokens = marks[-1][0] - start[0], marks[-1][1] - start[1]
+    return run.results(), Speed(
+        run.num_prompt_tokens,
+        marks[0][0] - started,
+        run.num_new_tokens,
+        tokens / max(seconds, 1e-9),
+    )
 
 
 def write_json(

@@ -41,6 +41,11 @@ class TextRun:
         ends = tuple(dict.fromkeys((*config.stop_tokens, *ends)))
         self._run = generator.start(ids, replace(config, stop_tokens=ends))
 
+    @property
+    def num_new_tokens(self) -> int:
+        """Of all rows so far."""
+        return sum(map(len, self._tokens))
+
     def wait(self) -> None:
         """Until the prompts have been read."""
         self._run.wait()
