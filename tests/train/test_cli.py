@@ -47,8 +47,8 @@ def test_help_needs_no_jax_and_names_every_command():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
     assert list(COMMANDS) == [
-        *("train", "eval", "lower", "parity", "report", "check-reference", "bench"),
-        "profile",
+        *("train", "eval", "generate", "lower", "parity", "report", "check-reference"),
+        *("bench", "profile"),
     ]
 
 
