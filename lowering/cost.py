@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lowering.ir import TILE, Arch, Op, Program, Value
+from lowering.ops import OPS
 
 
 def _assume(value: float, unit: str, why: str) -> Any:
@@ -65,11 +66,11 @@ CHIPS: dict[Arch, Chip] = {
 TARGETS: tuple[tuple[float, float], ...] = ((200, 30), (800, 15))
 
 MATMULS = ("matmul", "linear", "sparse_matmul")
-ATTENTION = "scaled_dot_product_attention"
+ATTENTION = ("scaled_dot_product_attention", "scaled_dot_product_attention_decode")
 # fmt: off
 MOVES = (
     "concat", "slice", "pad", "permute", "reshape", "expand", "typecast", "to_layout",
-    "embedding", "gather", "where",
+    "embedding", "gather", "where", "fill_cache", "paged_update_cache", "copy", "to_memory_config",
 )
 # fmt: on
 # vector steps for one element; 1 unless stated
@@ -184,8 +185,10 @@ def op_cost(
         cores = () if is_view(op, operands) else (chip.cores,)
     sizes = _bytes_read(op, operands)
     read = sum(sizes) if cores else 0
-    written = sum(value.num_bytes() for value in op.outputs) if cores else 0
-    dram = sum(v.num_bytes() for v in op.outputs if v.memory == "dram")
+    whole = sum(value.num_bytes() for value in op.outputs)
+    made = sum(sizes) if OPS[op.name].in_place is not None else whole
+    written = made if cores else 0
+    dram = made if op.outputs[0].memory == "dram" else 0
     dram += sum(n for v, n in zip(operands, sizes, strict=True) if v.memory == "dram")
     slowest = {"launch": len(cores) * chip.launch_us}
     if cores:
@@ -214,10 +217,12 @@ def op_cost(
 
 
 def _bytes_read(op: Op, operands: Sequence[Value]) -> list[int]:
-    """Of each operand. Of a stack of matrices those that indices name; a mask is data, so with one
-    all are counted.
+    """Of each operand; of a state that is written in place none. Of a stack of matrices those that
+    indices name; a mask is data, so with one all are counted.
     """
     sizes = [value.num_bytes() for value in operands]
+    if (state := OPS[op.name].in_place) is not None:
+        sizes[state] = 0
     if op.name == "sparse_matmul" and len(operands) == 4:
         stack, names = operands[1].shape[1], operands[3].shape[-1]
         sizes[1] = sizes[1] * names // stack
@@ -229,7 +234,7 @@ def flops(op: Op, operands: Sequence[Value]) -> int:
     if op.name in MATMULS:
         total = 2 * math.prod(op.outputs[0].shape) * _inner(op, operands)
         return total + (math.prod(op.outputs[0].shape) if len(operands) > 2 else 0)
-    if op.name == ATTENTION:
+    if op.name in ATTENTION:
         return 4 * math.prod(op.outputs[0].shape) * operands[1].shape[2]
     if op.name in MOVES:
         return 0
@@ -257,7 +262,7 @@ def _cycles(op: Op, operands: Sequence[Value], chip: Chip) -> float:
     if op.name in MATMULS:
         inner = -(-_inner(op, operands) // TILE) * TILE
         return 2 * out * inner / chip.matmul_flops_per_cycle
-    if op.name == ATTENTION:
+    if op.name in ATTENTION:
         keys = operands[1].padded_shape()[2]
         scores = out // op.outputs[0].padded_shape()[3] * keys
         return 4 * out * keys / chip.matmul_flops_per_cycle + (

@@ -25,6 +25,8 @@ def attention(ctx: Context, q, k, v, mask=None, bias=None, *, scale, causal):
     if wants_float32(ctx) or any(isinstance(x, Known) for x in (q, k, v)):
         return DECLINED
     (steps, width), value_width = q.shape[2:], v.shape[3]
+    if ctx.is_head_of(v, k):
+        v = k  # the result's further features are cut off, and nothing is padded
     whole = -(-max(width, value_width) // TILE) * TILE
     q, k, v = (_pad(ctx, x, 3, whole) for x in (q, k, v))
     run = _one_step if steps == 1 else _many_steps

@@ -110,6 +110,14 @@ class Context:
         source = self._builder.values[op.inputs[0]]
         return source if source.dtype in ("int32", "uint32") else x
 
+    def is_head_of(self, x: Operand, joined: Operand) -> bool:
+        """Whether `joined` is `x` with more features behind."""
+        op = self._builder.producers.get(joined.name) if isinstance(joined, Value) else None
+        last = len(joined.shape) - 1
+        if op is None or op.name != "concat" or op.attrs["dim"] != last:
+            return False
+        return isinstance(x, Value) and op.inputs[0] == x.name
+
     def inline(self, function: Callable[..., Any], *operands: Operand) -> list[Operand]:
         """The results of a JAX function on operands, lowered by the rules of its primitives."""
         stand_ins = [_stand_in(operand) for operand in operands]

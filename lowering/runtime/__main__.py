@@ -21,7 +21,7 @@ from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
 from lowering.runtime.folder import Folder, load
-from lowering.runtime.generate import open_generator
+from lowering.runtime.generate import open_generator, program_folders
 from lowering.runtime.metrics import compare
 from lowering.runtime.sampling import Sampling
 from lowering.runtime.tensors import to_numpy
@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.generate is not None:
             return _generate(options)
+        if len(parts := program_folders(options.folder)) > 1:
+            names = " or ".join(map(str, parts))
+            raise ValueError(f"{options.folder} is a language model; run {names}, or --generate")
         folder = load(options.folder)
         report = run_sample(folder, per_op=options.bisect)
     except ValueError as error:

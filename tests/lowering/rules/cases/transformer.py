@@ -1,6 +1,7 @@
 """The regions that transformers are made of."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moejax.layers.attention import attention
@@ -148,6 +149,14 @@ CASES = [
         "values of another width",
         lambda q, k, v: attention(q, k, v, scale=0.2, causal=True),
         (normal(2, 4, 40, 48), normal(2, 4, 40, 48, seed=1), normal(2, 4, 40, 32)),
+        float32=6e-3,
+        bfloat16=0.012,
+    ),
+    Case(
+        "moejax.attention",
+        "values that are the keys' first features",
+        lambda q, v, k: attention(q, jnp.concatenate([v, k], -1), v, scale=0.2),
+        (normal(2, 4, 1, 64), normal(2, 1, 64, 48), normal(2, 1, 64, 16)),
         float32=6e-3,
         bfloat16=0.012,
     ),
