@@ -20,6 +20,14 @@ OWN_CHOICES = [
     for policy in parity.POLICIES
     if policy != "bfloat8_b" or name not in WITH_EXPERTS
 ]
+# device programs, with those that fill the caches
+PROGRAMS_OF_A_LAYER = [
+    ("llama", 30, 29),
+    ("mixtral", 45, 44),
+    ("qwen3-moe", 47, 48),
+    ("deepseek-v3", 94, 93),
+    ("null-expert", 69, 72),
+]
 # which policies go to the mock of which chip: bfloat8_b differs in the dtype of weights alone
 ON_MOCK = {"wormhole_b0": parity.POLICIES, "blackhole": ("bfloat16",)}
 
@@ -78,3 +86,13 @@ def test_legality(name, chip):
             assert report.ok, report.errors
             assert report.device_programs > 0
             assert report.host_ops == ()
+
+
+@pytest.mark.parametrize(("name", "prefill", "decode"), PROGRAMS_OF_A_LAYER)
+def test_number_of_device_programs_of_a_layer(name, prefill, decode):
+    """Of the second layer, in bfloat16; the table of docs/lowering.md."""
+    for part, most in (("prefill", prefill), ("decode", decode)):
+        report = on_mock("wormhole_b0")[f"{name}/{part}/bfloat16"]
+        of_layer = [op for op in report.ops if "layers_1" in op.source]
+        fills = sum(op.name == "fill_cache" for op in report.ops) // 2
+        assert sum(len(op.programs) for op in of_layer) + fills <= most
