@@ -41,10 +41,10 @@ def _forward(x_TD, weight_Tk, params, routing, limit, implementation):
         )
         return y_TD, (x_ND, gate_NH, up_NH)
 
-    def large(*inputs):
-        shapes = jax.eval_shape(small, *inputs)[1]
+    def large(x_TD, weight_Tk, params):
+        shapes = jax.eval_shape(small, x_TD, weight_Tk, params)[1]
         kept = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return _with_room(*inputs, routing, implementation), kept
+        return _with_room(x_TD, weight_Tk, params, routing, implementation), kept
 
     inputs = x_TD, weight_Tk, params
     y_TD, kept = lax.cond(fits, small, large, *inputs)
