@@ -8,7 +8,7 @@ from rich.console import Console
 
 from train import lm_figures, recipes
 from train.api import train_recipe
-from train.config import override
+from train.config import keys, override
 from train.figures import png
 from train.workdir import Workdir, dump, write_text
 
@@ -24,22 +24,27 @@ def train_beside(
 ) -> dict[str, Any]:
     """Train `recipe` in a folder and `other` in its subfolder of that name, then compare them.
 
-    The settings hold for both. Writes comparison.json and plots/comparison.png into the folder.
-    ValueError if the recipes belong to different systems or read different data.
+    A setting holds for each that has its key. Writes comparison.json and plots/comparison.png into
+    the folder. ValueError if the recipes are the same, of different systems, or of different data.
     """
     console = console or Console()
     settings = tuple(settings)
+    if recipe == other:
+        raise ValueError(f"{recipe} is the same recipe twice; name another one to compare it with")
     if recipes.system(recipe) is not recipes.system(other):
         raise ValueError(
             f"{recipe} and {other} are of different kinds; their scores do not compare"
         )
-    one, two = (override(recipes.build(name), settings) for name in (recipe, other))
+    known = set(keys(recipes.build(other)))
+    shared = tuple(one for one in settings if one.partition("=")[0].strip() in known)
+    one = override(recipes.build(recipe), settings)
+    two = override(recipes.build(other), shared)
     if one.data != two.data:
         raise ValueError(f"{recipe} and {other} read different data; their scores do not compare")
     places = {recipe: folder, other: folder / other}
     for name, place in places.items():
         console.print(f"[{name}]", markup=False, highlight=False)
-        train_recipe(name, place, settings, console)
+        train_recipe(name, place, settings if name == recipe else shared, console)
     found = compare(places, recipes.system(recipe).WATCHED)
     write_text(folder / "comparison.json", dump(found) + "\n")
     return found

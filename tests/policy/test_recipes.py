@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from moejax.interop.tokenizer import ByteTokenizer
-from moejax.models.moe_lm import LMConfig
-from moejax.models.mole import MoLEConfig
 from train import recipes
 from train.config import config_hash, from_json, to_json
 from train.recipes import moe_lm, mole
@@ -21,20 +19,6 @@ def test_recipe_builds(name):
     assert config_hash(from_json(to_json(config), config)) == config_hash(config)
     text = inspect.getdoc(recipes.RECIPES[name]) or ""
     assert f"moejax train {name}" in text, f"the docstring of {name} lacks its command"
-
-
-def mole_shapes(size):
-    x = jax.ShapeDtypeStruct((2, size.seq_len, size.num_channels), jnp.float32)
-    mark = jax.ShapeDtypeStruct((2, size.num_time_features), jnp.float32)
-    return (x, mark), "y", (2, size.pred_len, size.num_channels)
-
-
-def lm_shapes(size):
-    return (jax.ShapeDtypeStruct((2, 5), jnp.int32),), "logits", (2, 5, size.vocab_size)
-
-
-# for a model's config: its inputs, and the name and the shape of an output
-SHAPES = {MoLEConfig: mole_shapes, LMConfig: lm_shapes}
 
 
 def names(module):
