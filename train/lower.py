@@ -53,7 +53,7 @@ def lower_source(
     then has the test scores of both. `prompt`, `slots`: of a language model, see `lower_lm`.
     Returns the report of each program by name; ValueError for a source that is none of these.
     """
-    options = {"arch": arch, "policy": policy, "check": check}
+    options: dict[str, Any] = {"arch": arch, "policy": policy, "check": check}
     language = _language_model(source)
     if language is not None:
         if prune:

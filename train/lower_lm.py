@@ -121,13 +121,15 @@ def lm_functions(config: LMConfig) -> dict[str, Callable[..., Any]]:
     first, following = (CausalLM(_dispatched(config, how)) for how in ("dense", "indexed"))
 
     def prefill(variables, ids_BS, mask_BS, state):
-        out = first.apply(variables, ids_BS, mask_BS, cache_size=ids_BS.shape[1], last_only=True)
+        out: Any = first.apply(
+            variables, ids_BS, mask_BS, cache_size=ids_BS.shape[1], last_only=True
+        )
         rows = out.cache.layers
         return out.logits[:, 0], jax.tree.map(lambda old, new: kv_update(old, new, 0), state, rows)
 
     def decode(variables, ids_B1, mask_BT, slot, position_B, state):
         cache = Cache(state, mask_BT, slot, position_B)
-        out = following.apply(variables, ids_B1, cache=cache)
+        out: Any = following.apply(variables, ids_B1, cache=cache)
         return out.logits[:, 0], out.cache.layers
 
     return {"prefill": prefill, "decode": decode}
