@@ -75,6 +75,7 @@ def rows_product(
     """Each row times its expert's matrix: [N, K] -> [N, M]. `transposed`: the matrices are
     [E, M, K].
     """
+    _check(tiles, implementation, x_NK, matrix_EKM)
     if implementation == "mosaic":
         from moejax.kernels.grouped_rows import rows_kernel
 
@@ -93,6 +94,7 @@ def rows_swiglu(
     implementation: Implementation,
 ) -> tuple[jax.Array, ...]:
     """silu(x gate) * (x up) of each row [N, M]; with `keep`, then the two products themselves."""
+    _check(tiles, implementation, x_NK, gate_EKM, up_EKM)
     if implementation == "mosaic":
         from moejax.kernels.grouped_rows import rows_kernel
 
@@ -106,6 +108,7 @@ def weights_product(
     x_NK: jax.Array, y_NM: jax.Array, tiles: Tiles, *, implementation: Implementation
 ) -> jax.Array:
     """x^T y over the rows of each expert: the gradient of its matrix [E, K, M]."""
+    _check(tiles, implementation, x_NK, y_NM)
     if implementation == "mosaic":
         from moejax.kernels.grouped_weights import weights_kernel
 
@@ -122,6 +125,21 @@ def weights_product(
         numbers,
         preferred_element_type=jnp.dtype(jnp.float32),
     ).astype(x_NK.dtype)
+
+
+def _check(tiles: Tiles, implementation: Implementation, x_NK: jax.Array, *others: jax.Array):
+    """ValueError for what the kernels would get wrong."""
+    if len(x_NK) != len(tiles.expert) * ROWS:
+        raise ValueError(
+            f"{len(x_NK)} rows do not fill {len(tiles.expert)} tiles of {ROWS} exactly"
+        )
+    for leaf in others:
+        first = len(x_NK) if leaf.ndim == 2 else len(tiles.count)
+        if len(leaf) != first:
+            raise ValueError(f"an operand has shape {leaf.shape}; its first axis must be {first}")
+    widths = [size for leaf in (x_NK, *others) for size in leaf.shape[1:]]
+    if implementation == "mosaic" and any(size % LANES for size in widths):
+        raise ValueError(f"widths are {widths}; the kernels need multiples of {LANES}")
 
 
 def _rows_float32(x_NK, matrix_EKM, tiles: Tiles, transposed: bool = False) -> jax.Array:

@@ -85,3 +85,17 @@ def test_tiles_have_owners(counts):
     assert found.used.tolist() == [sum(counts)]
     # those without owner still name an expert whose matrix can be read
     assert int(found.expert.max()) < len(counts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "experts", "width", "message"),
+    [
+        (NUM_ROWS - 1, 2, WIDTH, "511 rows do not fill 4 tiles of 128"),
+        (NUM_ROWS, 3, WIDTH, "its first axis must be 2"),
+        (NUM_ROWS, 2, 72, "the kernels need multiples of 64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(rows, experts, width, message):
+    x, matrices = jnp.zeros((rows, width)), jnp.zeros((experts, width, HIDDEN))
+    with pytest.raises(ValueError, match=message):
+        rows_product(x, matrices, tiles(), implementation="mosaic")
