@@ -58,5 +58,8 @@ class EpochBar:
             f"{line['windows_per_second']:,.0f} windows/s",
             highlight=False,
         )
+        if line.get("dead_experts"):
+            named = ", ".join(f"{expert} of MoE layer {at}" for at, expert in line["dead_experts"])
+            self.console.print(f"experts that hardly work: {named}", highlight=False)
         self._seconds, self._done = 0.0, 0
         self._bar.update(self._task, epoch=line["epoch"] + 1)
