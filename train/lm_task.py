@@ -135,7 +135,7 @@ def load_report(params: Any, training: LMTraining) -> dict[str, Any]:
     load = params[TRAINING].get("load")
     if load is None:
         return {}
-    load_LM = np.asarray(load)
+    load_LM = np.asarray(load, np.float64)
     dead = np.argwhere(load_LM < training.dead_share / load_LM.shape[1])
     return {"expert_load": load_LM.round(4).tolist(), "dead_experts": dead.tolist()}
 

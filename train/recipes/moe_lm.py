@@ -40,6 +40,7 @@ def lm_debug() -> LMRun:
     """A tiny language model with 4 experts on the standard library's source code.
 
     moejax train lm_debug
+    25 s of CPU time. Validation 3.57 bits per byte.
     """
     model = _model(d_model=64, num_layers=2, num_experts=4, d_ff=64)
     return LMRun(
@@ -55,6 +56,8 @@ def lm_small() -> LMRun:
     """A language model of 10.6M parameters, 2.8M of them active, on the library's source code.
 
     moejax train lm_small
+    37 minutes of CPU time, 19 minutes of two free cores. Validation 1.557 bits per byte on Python
+    3.12.1; 1.9 is passed before step 750, after 18 minutes of CPU time.
     """
     return LMRun(
         recipe="lm_small",
