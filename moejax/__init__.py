@@ -1,5 +1,10 @@
 """Mixture-of-Experts models as pure Flax Linen modules. The names below are the public ones."""
 
+from moejax.generation.generate import GenerationConfig, Generator
+from moejax.layers.latent_attention import LatentAttentionConfig
+from moejax.layers.rope import RopeConfig
+from moejax.layers.self_attention import AttentionConfig
+from moejax.models.moe_lm import CausalLM, LMConfig, LMOutput, next_token_loss
 from moejax.models.mole import Forecast, MoLE, MoLEConfig
 from moejax.moe.balancing import update_router_state
 from moejax.moe.block import BlockConfig, MoEBlock
@@ -9,16 +14,25 @@ from moejax.moe.usage import aux_loss
 from moejax.regions import region
 
 __all__ = [
+    "AttentionConfig",
     "BlockConfig",
     "CapacityConfig",
+    "CausalLM",
     "Forecast",
+    "GenerationConfig",
+    "Generator",
+    "LMConfig",
+    "LMOutput",
+    "LatentAttentionConfig",
     "MoEBlock",
     "MoEConfig",
     "MoELayer",
     "MoLE",
     "MoLEConfig",
+    "RopeConfig",
     "RoutingConfig",
     "aux_loss",
+    "next_token_loss",
     "region",
     "update_router_state",
 ]

@@ -47,7 +47,8 @@ def analyse(
     run: LoadedRun, part: Part = "test", dataset: Dataset | None = None, count: int = 3
 ) -> Analysis:
     """Look at `count` windows spread evenly over a part, whatever their error."""
-    dataset = dataset or run.dataset
+    dataset = run.dataset if dataset is None else dataset
+    assert dataset is not None
     starts = dataset.starts[part]
     places = (np.arange(count) * 2 + 1) * len(starts) // (2 * count)
     channels = np.arange(dataset.series.num_channels)[dataset.targets]

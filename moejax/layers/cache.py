@@ -90,6 +90,7 @@ class Span:
     def _visible_slots(self, num_steps: int, window: int | None) -> jax.Array:
         """bool [B, 1, S, T]."""
         assert self.keep is not None
+        assert self.start is not None
         slots_T = jnp.arange(self.keep.shape[1])
         own_S1 = (self.start + jnp.arange(num_steps))[:, None]
         seen_ST = slots_T[None, :] <= own_S1

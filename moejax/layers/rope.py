@@ -76,6 +76,12 @@ class RopeConfig:
         return _FREQUENCIES[self.kind](self, width, length)
 
     @property
+    def original_len(self) -> int:
+        """`original_max_len` of the kinds that need it."""
+        assert self.original_max_len is not None
+        return self.original_max_len
+
+    @property
     def magnitude(self) -> float:
         """What the tables of cos and sin are multiplied by."""
         if self.kind not in ("yarn", "longrope"):
@@ -85,7 +91,7 @@ class RopeConfig:
         if self.kind == "longrope":
             if self.factor <= 1:
                 return 1.0
-            return math.sqrt(1 + math.log(self.factor) / math.log(self.original_max_len or 1))
+            return math.sqrt(1 + math.log(self.factor) / math.log(self.original_len))
         if self.mscale and self.mscale_all_dim:
             return yarn_scale(self.factor, self.mscale) / yarn_scale(
                 self.factor, self.mscale_all_dim
@@ -113,8 +119,8 @@ def rope_rows(
     if config.kind in LENGTH_DEPENDENT or limit is None:
         length = jnp.max(positions, initial=-1) + 1
         return _tables(config, positions, jnp.asarray(config.frequencies(width, length)))
-    tables = rope_rows(config, width, np.arange(limit))
-    return tuple(jnp.asarray(table)[positions] for table in tables)
+    cos, sin = rope_rows(config, width, np.arange(limit))
+    return jnp.asarray(cos)[positions], jnp.asarray(sin)[positions]
 
 
 def _tables(config: RopeConfig, positions: Any, frequencies: Any) -> tuple[Any, Any]:
@@ -167,14 +173,14 @@ def _linear(config: RopeConfig, width: int, _) -> np.ndarray:
 
 def _dynamic(config: RopeConfig, width: int, length: Any) -> Any:
     xp = jnp if isinstance(length, jax.Array) else np
-    stretch = xp.maximum(length, config.original_max_len) / config.original_max_len
+    stretch = xp.maximum(length / config.original_len, 1)
     growth = config.factor * stretch - (config.factor - 1)
     return _powers(config.base * growth ** (width / (width - 2)), width)
 
 
 def _llama3(config: RopeConfig, width: int, _) -> np.ndarray:
     frequencies = _powers(config.base, width)
-    turns = (config.original_max_len or 1) * frequencies / (2 * math.pi)
+    turns = config.original_len * frequencies / (2 * math.pi)
     low, high = config.low_freq_factor, config.high_freq_factor
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return frequencies * (kept + (1 - kept) / config.factor)
@@ -193,7 +199,7 @@ def _yarn(config: RopeConfig, width: int, _) -> np.ndarray:
 
 def _pair_of(config: RopeConfig, width: int, turns: float) -> float:
     """The (fractional) pair that makes so many turns in original_max_len positions."""
-    length = config.original_max_len or 1
+    length = config.original_len
     return width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(config.base))
 
 
@@ -206,7 +212,7 @@ def _longrope(config: RopeConfig, width: int, length: Any) -> Any:
                 f" {width // 2}"
             )
     short, long = np.asarray(config.short_factors), np.asarray(config.long_factors)
-    factors = xp.where(xp.asarray(length > config.original_max_len), long, short)
+    factors = xp.where(xp.asarray(length > config.original_len), long, short)
     return _powers(config.base, width) / factors
 
 

@@ -214,7 +214,10 @@ class MoELayer(nn.Module):
         if self.config.num_shared_experts:
             y_TD = y_TD + self._shared(x_TD)
         y = narrow(y_TD, x.dtype).reshape(x.shape)
-        return (y, logits_TM.reshape(*x.shape[:-1], -1)) if self.config.gating_residual else y
+        if not self.config.gating_residual:
+            return y
+        assert logits_TM is not None
+        return y, logits_TM.reshape(*x.shape[:-1], -1)
 
     def _residual(self, logits: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | None:
         """What the previous layer's logits add to this layer's: [T, M]."""

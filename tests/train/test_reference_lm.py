@@ -76,7 +76,7 @@ def test_folders_that_cannot_be_checked(tmp_path):
     path.write_text(json.dumps(fields | {"hidden_size": 40}))
     (row,) = check_folder(tmp_path)
     assert row.ok is False
-    assert "model.norm.weight has (48,), the config needs (40,)" in row.note
+    assert "input_layernorm.weight has (48,), the config needs (40,)" in row.note
     (tmp_path / "llama" / "io.safetensors").write_bytes(b"none")
     (row,) = check_folder(tmp_path)
     assert (row.tensor, row.ok) == ("(file)", False)

@@ -45,11 +45,12 @@ class Forward:
             layer = self.sown[f"layers_{index}"]
             moe = {name: layer[f"moe_{name}"][0] for name in ("input", "output")}
             rows = {name: array.reshape(-1, array.shape[-1]) for name, array in moe.items()}
-            order_Tk = np.argsort(routing.index, axis=-1)
+            index_Tk, weight_Tk = np.asarray(routing.index), np.asarray(routing.kept_weight)
+            order_Tk = np.argsort(index_Tk, axis=-1)
             found[index] = rows | {
                 "router_logits": routing.logits,
-                "topk_index": np.take_along_axis(routing.index, order_Tk, axis=-1),
-                "topk_weight": np.take_along_axis(routing.kept_weight, order_Tk, axis=-1),
+                "topk_index": np.take_along_axis(index_Tk, order_Tk, axis=-1),
+                "topk_weight": np.take_along_axis(weight_Tk, order_Tk, axis=-1),
             }
         return found
 
@@ -77,7 +78,7 @@ def greedy(config: LMConfig, variables: Tree, ids_BS, mask_BS, num_steps: int):
 
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=_COMPILER)
 def _greedy(config: LMConfig, num_steps: int, variables: Tree, ids_BS, mask_BS):
-    model = CausalLM(config)
+    model: Any = CausalLM(config)
     slots = ids_BS.shape[1] + num_steps
     first = model.apply(variables, ids_BS, mask_BS, cache_size=slots, last_only=True)
 

@@ -58,9 +58,11 @@ class Checkpoint:
         In the stored dtype; float8 weights come multiplied by their scales, in float32.
         """
         stored = self.tensors[name]
-        dtype, tail = DTYPES[stored.dtype], stored.shape[-1:] if len(stored.shape) > 1 else ()
+        dtype = DTYPES[stored.dtype]
+        *_, num_rows, width = (0, 0, *stored.shape)
+        tail = (width,) if len(stored.shape) > 1 else ()
         row = dtype.itemsize * int(np.prod(tail))
-        first = start + matrix * (stored.shape[-2] if tail else 0)
+        first = start + matrix * (num_rows if tail else 0)
         found = np.memmap(
             stored.path, dtype, "r", stored.offset + first * row, (stop - start, *tail)
         )
@@ -81,7 +83,7 @@ class Checkpoint:
     def chunk(self, name: str, most_bytes: int) -> int:
         """How many rows make up at most so many bytes; at least 1."""
         stored = self.tensors[name]
-        num_rows = int(np.prod(stored.shape[:-1])) if len(stored.shape) > 1 else stored.shape[0]
+        num_rows = int(np.prod(stored.shape[:-1] or stored.shape))
         return max(most_bytes * num_rows // max(stored.size, 1), 1)
 
 

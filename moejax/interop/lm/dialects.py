@@ -97,7 +97,7 @@ def read_rope(published: Published, *, interleaved: bool = False) -> RopeConfig:
     rope = Published({"rope_type": kind} | {k: v for k, v in stated.items() if v is not None}, top)
     rope.require("rope_type", KINDS)
     rope.require("partial_rotary_factor", (1,))
-    found = {ours: rope.get(_PUBLISHED_NAMES.get(ours, ours)) for ours in _STRETCHES[kind]}
+    found = {ours: rope.get(_PUBLISHED_NAMES.get(ours) or ours) for ours in _STRETCHES[kind]}
     if kind != "default":
         _complete(found, kind, published)
     kept: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _complete(found: dict[str, Any], kind: str, published: Published) -> None:
 def write_rope(rope: RopeConfig) -> dict[str, Any]:
     """The published RoPE parameters, in the later spelling."""
     values: dict[str, Any] = {
-        _PUBLISHED_NAMES.get(ours, ours): getattr(rope, ours) for ours in _STRETCHES[rope.kind]
+        _PUBLISHED_NAMES.get(ours) or ours: getattr(rope, ours) for ours in _STRETCHES[rope.kind]
     }
     stated = {
         name: list(value) if isinstance(value, tuple) else value

@@ -24,16 +24,19 @@ FIELDS = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
-# resident memory before, then the most there ever was; a small model loads first, for the imports
+# resident memory before, then the most there ever was; a small model loads first, for the imports.
+# VmHWM is this process's own, while getrusage's maxrss begins at that of the one that started it
 CHILD = """
-import resource, sys, jax
+import re, sys, jax
 from moejax.interop.lm import load_lm
 options = {"sharding": jax.sharding.SingleDeviceSharding(jax.devices()[0])} if sys.argv[3:] else {}
 load_lm(sys.argv[1], **options)
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+before = kilobytes("VmRSS")
 config, variables = load_lm(sys.argv[2], **options)
 jax.block_until_ready(variables)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(1024 * (kilobytes("VmHWM") - before))
 """
 
 
