@@ -1,0 +1,1 @@
+"""Forecasting with probabilistic models: what goes in, what comes out, and the loops between."""
