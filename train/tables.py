@@ -15,6 +15,18 @@ _DATE_NAMES = ("date", "datetime", "date time", "timestamp", "time", "ds")
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptionNames:
+    """What the options that messages advise are called."""
+
+    file: str = "data.csv"
+    separator: str = "--set data.separator=';'"
+    date_column: str = "data.date_column"
+
+
+TRAIN_OPTIONS = OptionNames()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Series:
     """A multivariate series: `values` float64 [N,C], `dates` datetime64[s] [N].
 
@@ -70,7 +82,7 @@ def read_table(
     ValueError: missing or unreadable file, no date column, no numeric column, cells that are not
     numbers, missing values or gaps (unless `interpolate`), dates that repeat or go back.
     """
-    frame = _read_frame(path, separator)
+    frame = read_frame(path, separator)
     date_name = find_date_column(frame, date_column, path)
     dates = _parse_dates(frame[date_name], date_name, path)
     _require_increasing(dates, path)
@@ -98,9 +110,14 @@ def nearest(name: str, known: Any) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _read_frame(path: Path, separator: str) -> Any:
+def read_frame(
+    path: Path, separator: str, *, min_rows: int = 3, options: OptionNames = TRAIN_OPTIONS
+) -> Any:
+    """The DataFrame of a CSV, plain or gzip, with names of columns as text; ValueError if none."""
     if not path.is_file():
-        raise ValueError(f"data file {str(path)!r} does not exist or is not a file; see data.csv")
+        raise ValueError(
+            f"data file {str(path)!r} does not exist or is not a file; see {options.file}"
+        )
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -109,27 +126,29 @@ def _read_frame(path: Path, separator: str) -> Any:
         raise ValueError(f"data file {str(path)!r} is empty") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"data file {str(path)!r} cannot be read as CSV: {error}") from error
-    if frame.shape[0] < 3:
+    if frame.shape[0] < min_rows:
         raise ValueError(
-            f"data file {str(path)!r} has {frame.shape[0]} rows; at least 3 are needed"
+            f"data file {str(path)!r} has {frame.shape[0]} rows; at least {min_rows} are needed"
         )
     if frame.shape[1] < 2:
         raise ValueError(
             f"data file {str(path)!r} has one column, {str(frame.columns[0])!r}, when split at "
-            f"{separator!r}; a date and a number column are needed (--set data.separator=';' ?)"
+            f"{separator!r}; a date and a number column are needed ({options.separator} ?)"
         )
     frame.columns = [str(name) for name in frame.columns]
     return frame
 
 
-def find_date_column(frame: Any, wanted: str, path: Path) -> str:
+def find_date_column(
+    frame: Any, wanted: str, path: Path | str, option: str = TRAIN_OPTIONS.date_column
+) -> str:
     """The column `wanted`, or one with a usual name, or the first that reads as dates."""
     listed = f"Columns: {', '.join(frame.columns)}"
     if wanted:
         if wanted in frame.columns:
             return wanted
         hint = nearest(wanted, frame.columns)
-        raise ValueError(f"data.date_column is {wanted!r}, not a column of {path}.{hint} {listed}")
+        raise ValueError(f"{option} is {wanted!r}, not a column of {path}.{hint} {listed}")
     lower = {name.strip().lower(): name for name in frame.columns}
     for name in _DATE_NAMES:
         if name in lower:
@@ -140,9 +159,7 @@ def find_date_column(frame: Any, wanted: str, path: Path) -> str:
             continue
         if pd.to_datetime(column, errors="coerce", format="mixed").notna().all():
             return name
-    raise ValueError(
-        f"{path} has no column of dates; name one with --set data.date_column=NAME. {listed}"
-    )
+    raise ValueError(f"{path} has no column of dates; name one with {option}. {listed}")
 
 
 def _parse_dates(column: Any, name: str, path: Path) -> np.ndarray:
@@ -165,6 +182,14 @@ def _parse_dates(column: Any, name: str, path: Path) -> np.ndarray:
     return dates.dt.tz_localize(None).to_numpy("datetime64[s]")
 
 
+def to_numbers(column: Any) -> Any:
+    """A column's numbers, NaN for other cells; whole numbers beyond float64 become infinite."""
+    try:
+        return pd.to_numeric(column, errors="coerce")
+    except OverflowError:
+        return pd.to_numeric(column.astype("str"), errors="coerce")
+
+
 def _numeric(
     frame: Any, wanted: tuple[str, ...], path: Path
 ) -> tuple[list[str], np.ndarray, list[str]]:
@@ -175,7 +200,7 @@ def _numeric(
         if wanted and name not in wanted:
             continue
         column = frame[name]
-        numbers: Any = pd.to_numeric(column, errors="coerce")
+        numbers = to_numbers(column)
         bad = (numbers.isna() & column.notna()).to_numpy()
         if not bad.any():
             kept[name] = numbers.to_numpy(np.float64, na_value=np.nan)

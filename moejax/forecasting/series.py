@@ -23,6 +23,37 @@ class History:
     past_only: np.ndarray | None = None
     item_id: str = ""
 
+    def check(self, prediction_length: int) -> None:
+        """ValueError for a series that nobody can forecast: shapes, no value, values too large."""
+        if self.target.ndim != 2 or 0 in self.target.shape:
+            raise ValueError(
+                f"the target has shape {self.target.shape}; it must be [targets, steps], each >= 1"
+            )
+        if np.isnan(self.target).all():
+            raise ValueError(f"none of its {self.target.shape[1]} steps has a value")
+        length = self.target.shape[1]
+        _check_values("the target", self.target)
+        _check_covariates("covariates known ahead", self.known_ahead, length + prediction_length)
+        _check_covariates("covariates of the past", self.past_only, length)
+
+
+def _check_covariates(name: str, values: np.ndarray | None, length: int) -> None:
+    if values is None:
+        return
+    if values.ndim != 2 or values.shape[1] != length:
+        raise ValueError(f"the {name} have shape {values.shape}; it must be [number, {length}]")
+    _check_values(name, values)
+
+
+def _check_values(name: str, values: np.ndarray) -> None:
+    bad = np.abs(values) > np.finfo(np.float32).max
+    if bad.any():
+        row, step = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{name}: {int(bad.sum())} values are infinite or too large for float32, the first "
+            f"{values[row, step]} at step {step + 1} of row {row + 1}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
@@ -61,7 +92,7 @@ class Forecaster(Protocol):
 
     `forecast` checks its input as a whole first (sizes, memory: ValueError), then gives one entry
     for every history in order: a Forecast, or a ValueError instance that says why this series has
-    none while the others do. `progress(done)` hears of finished series.
+    none while the others do. `progress(done)` hears how many are finished so far.
     """
 
     def forecast(
