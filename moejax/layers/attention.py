@@ -29,6 +29,29 @@ def attention(
     mask (bool, False: no attention) and bias are [B or 1, N or 1, S or 1, T]. With `causal`, query
     i sees the keys up to i + T - S. Scores and softmax are float32.
     """
+    weights = _weights(q_BNSH, k_BMTH, mask, bias, scale, causal).astype(v_BMTV.dtype)
+    return _mix(weights, v_BMTV)
+
+
+def attention_dropout(
+    key: jax.Array,
+    q_BNSH: jax.Array,
+    k_BMTH: jax.Array,
+    v_BMTV: jax.Array,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    scale: float,
+    rate: float,
+) -> jax.Array:
+    """The same for training: a share `rate` of the weights becomes 0, the rest grows to make up."""
+    weights = _weights(q_BNSH, k_BMTH, mask, bias, scale, False).astype(v_BMTV.dtype)
+    keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
+    return _mix(jnp.where(keep, weights / (1 - rate), 0.0), v_BMTV)
+
+
+def _weights(q_BNSH, k_BMTH, mask, bias, scale: float, causal: bool) -> jax.Array:
+    """Softmax of the scores: float32 [B, N, S, T]."""
     batch, heads, steps, width = q_BNSH.shape
     groups, keys = k_BMTH.shape[1:3]
     if heads % groups:
@@ -42,7 +65,13 @@ def attention(
         scores = jnp.where(causal_mask(steps, keys), scores, EXCLUDED)
     if mask is not None:
         scores = jnp.where(jnp.broadcast_to(mask, scores.shape), scores, EXCLUDED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMTV.dtype)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _mix(weights: jax.Array, v_BMTV: jax.Array) -> jax.Array:
+    """Values by their weights [B, N, S, T]: [B, N, S, V]."""
+    batch, heads, steps, keys = weights.shape
+    groups = v_BMTV.shape[1]
     weights_BMRT = weights.reshape(batch, groups, heads // groups * steps, keys)
     y_BMRV = jnp.einsum("bmrt,bmtv->bmrv", weights_BMRT, v_BMTV)
     return y_BMRV.reshape(batch, heads, steps, -1)

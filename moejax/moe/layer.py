@@ -25,6 +25,7 @@ from moejax.layers.init import FAN_IN, STACKED_FAN_IN
 from moejax.moe.assignment import Routing
 from moejax.moe.balancing import COLLECTION
 from moejax.moe.capacity import apply_capacity, capacity_of, overflow_to
+from moejax.moe.centroids import CENTROIDS, Centroids, centroid_logits
 from moejax.moe.config import NON_CAUSAL, CapacityConfig, RoutingConfig
 from moejax.moe.dispatch import DISPATCH, Implementation, dispatch
 from moejax.moe.experts import Experts, Params, expert_mlp, narrow
@@ -72,6 +73,8 @@ class MoEConfig:
     MoE++: `gating_residual`, the router adds a learned map of the previous layer's logits, and the
     layer returns (y, logits). `tau`: a free expert counts as 1 / tau experts for the capacity of
     the real ones, and by tau in the load balance; None leaves it out of the one, 1 of the other.
+
+    `centroids`: the router has no kernel; distance to fixed centroids decides (centroids.py).
     """
 
     d_model: int
@@ -95,6 +98,7 @@ class MoEConfig:
     bias_rate: float = 1e-3
     gating_residual: bool = False
     tau: float | None = None
+    centroids: Centroids | None = None
 
     def __post_init__(self):
         require_positive("d_model", self.d_model)
@@ -115,6 +119,16 @@ class MoEConfig:
             )
         self._check_plus()
         self._check_overflow()
+        self._check_centroids()
+
+    def _check_centroids(self):
+        require_choice("centroids", self.centroids, (None, *CENTROIDS))
+        routing = self.routing
+        if self.centroids and (routing.strategy == "soft" or routing.has_bias):
+            raise ValueError(
+                f"centroids is {self.centroids!r}; with strategy {routing.strategy!r} and"
+                f" use_bias={routing.use_bias} the router needs a kernel: centroids=None"
+            )
 
     def _check_plus(self):
         if self.routing.strategy == "soft" and self.gating_residual:
@@ -143,7 +157,7 @@ class MoELayer(nn.Module):
 
     Shapes: x [..., S, D], mask [..., S] (true: a token that counts) -> [..., S, D] in x's dtype.
     Groups for capacity by sequence, expert choice and Soft MoE are the sequences [S]. Collections:
-    params; router_state with the correction bias; moe, sown where mutable: `usage` and the
+    params; router_state with the correction bias or the centroids; moe, sown where mutable: `usage` and the
     weighted `aux_loss`; intermediates: `routing`, behind capacity. Rng "router" in training, where
     jitter or a drawn second expert asks for one. `dispatcher` replaces the dispatch, for example by
     one over several devices.
@@ -163,7 +177,11 @@ class MoELayer(nn.Module):
         soft = config.routing.strategy == "soft"
         slots = config.routing.slots_per_expert if soft else 1
         outputs = config.routing.num_outputs * slots
-        self.router_kernel = self.param("router_kernel", FAN_IN, (config.d_model, outputs))
+        if config.centroids is None:
+            self.router_kernel = self.param("router_kernel", FAN_IN, (config.d_model, outputs))
+        else:
+            shape = outputs, config.d_model
+            self.centroids = self.variable(COLLECTION, "centroids", self._draw_centroids, shape)
         if soft:
             self.router_scale = self.param("router_scale", nn.initializers.ones, ())
         if config.routing.has_bias:
@@ -185,6 +203,9 @@ class MoELayer(nn.Module):
             self.importance = TokenImportance()
         if config.semantic_routing:
             self.semantic = SemanticView(context=config.semantic_routing == "context")
+
+    def _draw_centroids(self, shape: tuple[int, int]) -> jax.Array:
+        return jax.random.normal(self.make_rng("params"), shape)
 
     def __call__(
         self,
@@ -287,7 +308,7 @@ class MoELayer(nn.Module):
             limits = self.config.capacity or CapacityConfig(factor=1.0)
             group = x_TD.shape[0] // max(num_groups, 1)
             capacity = capacity_of(limits, group, config.num_experts, config.top_k)
-        logits_TM = router_logits(x_TD, self.router_kernel, jitter=config.input_jitter, key=keys[0])
+        logits_TM = self._logits(x_TD, keys[0])
         if residual_TM is not None:
             logits_TM = logits_TM + residual_TM
         if self.config.router != "xla" and config.strategy not in NON_CAUSAL:
@@ -315,6 +336,12 @@ class MoELayer(nn.Module):
             capacity=capacity,
             num_groups=num_groups,
         )
+
+    def _logits(self, x_TD: jax.Array, key: jax.Array | None) -> jax.Array:
+        if self.config.centroids is not None:
+            return centroid_logits(x_TD, self.centroids.value, self.config.centroids)
+        jitter = self.config.routing.input_jitter
+        return router_logits(x_TD, self.router_kernel, jitter=jitter, key=key)
 
     def _soft(self, x_TD, mask_T, num_groups: int) -> jax.Array:
         params = jax.tree.map(lambda leaf: leaf.astype(x_TD.dtype), self.experts())
