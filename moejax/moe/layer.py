@@ -157,10 +157,10 @@ class MoELayer(nn.Module):
 
     Shapes: x [..., S, D], mask [..., S] (true: a token that counts) -> [..., S, D] in x's dtype.
     Groups for capacity by sequence, expert choice and Soft MoE are the sequences [S]. Collections:
-    params; router_state with the correction bias or the centroids; moe, sown where mutable: `usage` and the
-    weighted `aux_loss`; intermediates: `routing`, behind capacity. Rng "router" in training, where
-    jitter or a drawn second expert asks for one. `dispatcher` replaces the dispatch, for example by
-    one over several devices.
+    params; router_state with the correction bias or the centroids; moe, sown where mutable: `usage`
+    and the weighted `aux_loss`; intermediates: `routing`, behind capacity. Rng "router" in
+    training, where jitter or a drawn second expert asks for one. `dispatcher` replaces the
+    dispatch, for example by one over several devices.
 
     With `gating_residual` residual_logits [..., S, M] are the previous layer's (None: there is
     none), and the result is (y, logits [..., S, M] float32 for the next layer).
