@@ -17,7 +17,7 @@ ALLOWED = {
     "moejax/": ("moejax", "jax", "flax", "numpy"),
     "moejax/interop/": (
         *("moejax", "jax", "flax", "numpy", "ml_dtypes"),
-        *("safetensors", "tokenizers"),
+        *("safetensors", "tokenizers", "huggingface_hub"),
     ),
     "lowering/": ("lowering", "moejax.regions", "moejax.layers", "jax", "numpy", "ml_dtypes"),
     "lowering/save.py": ("lowering", "jax", "numpy", "ml_dtypes", "safetensors"),

@@ -41,8 +41,8 @@ def save_lm(
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("model-*-of-*.safetensors"), folder / INDEX):
         old.unlink(missing_ok=True)
-    _write_shards(published_tensors(config, family, flat), folder, shard_bytes)
-    _write_json(folder / "config.json", fields)
+    write_shards(published_tensors(config, family, flat), folder, shard_bytes)
+    write_json(folder / "config.json", fields)
 
 
 def published_tensors(
@@ -83,9 +83,7 @@ def _check(config: LMConfig, flat: Mapping[str, Any]) -> None:
         raise ValueError(f"the variables do not fit the config: {', '.join(sorted(problems))}")
 
 
-def _write_shards(
-    tensors: Iterator[tuple[str, np.ndarray]], folder: Path, shard_bytes: int
-) -> None:
+def write_shards(tensors: Iterator[tuple[str, np.ndarray]], folder: Path, shard_bytes: int) -> None:
     """Fill files in turn; the last decides how many there are, and so what they are called."""
     parts: list[Path] = []
     weight_map: dict[str, int] = {}
@@ -113,10 +111,10 @@ def _write_shards(
     for part, name in zip(parts, names, strict=True):
         os.replace(part, folder / name)
     where = {name: names[number - 1] for name, number in weight_map.items()}
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)
