@@ -145,6 +145,7 @@ class Run:
             scores = self.scorer.scores(self.best, part)
             line |= {f"{part}_{name}": value for name, value in scores.items()}
             line[f"{part}_windows"] = len(self.task.indices[part])
+        line |= self.task.closing(self.best)
         line["params_sha256"] = params_sha256(self.best)
         self.workdir.append_metrics(line)
         return Result(params=self.best, final=line)

@@ -82,6 +82,8 @@ PUBLISHED: dict[str, Published] = {
         note="used as published: one repeated stamp, one gap, sentinel values -9999",
     ),
 }
+ETTM1_HEAD = "ETTm1_head.csv"
+ETTM1_HEAD_SHA256 = "b7a329382497d83c18c79dda4fff0e71a1dfcade00e6ed5d22c8ecec7899f9a0"
 _FILES = {"etth1": "ETTh1.csv", "etth2": "ETTh2.csv", "weather": "weather.csv"}
 
 
@@ -138,6 +140,20 @@ def load_temperatures() -> Series:
         source="vega_datasets",
         notes=(f"{missing} missing hour (daylight saving) interpolated",),
     )
+
+
+def load_ettm1_head() -> Series | None:
+    """The first 19557 rows of ETTm1 as published, None where MOEJAX_DATA has no ETTm1_head.csv.
+
+    Every full hour of it is a training row of ETTh1. ValueError for another file of that name.
+    """
+    found = _find_local(ETTM1_HEAD)
+    if found is None:
+        return None
+    text = _read_bytes(found)
+    if hashlib.sha256(text).hexdigest() != ETTM1_HEAD_SHA256:
+        raise ValueError(f"{found} is not the known head of ETTm1; rename it, or use data.csv")
+    return read_published(text, name="ettm1_head", source=str(found))
 
 
 def _load_published(name: str, allow_download: bool) -> Series:

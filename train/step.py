@@ -43,7 +43,8 @@ class TrainState:
 def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """Fresh state from a seed."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    params = jax.jit(task.init)(init_key)
+    # what `start` gives is no constant of a compiled function, however large
+    params = jax.jit(task.init)(init_key) if task.start is None else task.start()
     state = TrainState(
         params=params,
         opt_state=jax.jit(optimizer.init)(trained(task, params)),

@@ -30,6 +30,8 @@ class Task:
     after an optimiser step, from the metrics of that step. `weight(batch)` is what a batch counts
     for among those whose gradients are accumulated. `report(params)` adds to the line of an epoch.
     `shardings(state)`: where the arrays of a training state lie, on several devices.
+    `start()`: parameters to begin with in place of `init`'s. `closing(params)` adds to the final
+    line what takes longer than `scores`; its time does not count as training.
     """
 
     arrays: Any
@@ -44,5 +46,7 @@ class Task:
     weight: Callable[[Batch], jax.Array] = lambda _: jnp.ones(())
     report: Callable[[Params], dict[str, Any]] = lambda _: {}
     shardings: Callable[[Any], Any] | None = None
+    start: Callable[[], Params] | None = None
+    closing: Callable[[Params], dict[str, Any]] = lambda _: {}
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

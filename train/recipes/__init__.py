@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from train.config import Config
-from train.recipes import moe_lm, mole
+from train.recipes import moe_lm, moirai_moe, mole
 from train.tables import nearest
 
-SYSTEMS: tuple[ModuleType, ...] = (mole, moe_lm)
+SYSTEMS: tuple[ModuleType, ...] = (mole, moe_lm, moirai_moe)
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe for module in SYSTEMS for recipe in module.RECIPES
 }

@@ -1,0 +1,133 @@
+"""Sets of series for a mixture: values with their missing cells, the parts in time, the season."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train.data import DataConfig, Splits
+from train.moirai_data.config import SYNTHETIC, MixtureConfig
+from train.moirai_data.synthetic import synthetic
+from train.sources import load_ettm1_head, load_series
+from train.tables import Series
+
+SENTINEL = -9999.0
+MONTHS = ("etth1", "etth2")
+WHOLLY_TRAINED = ("ettm1_head", SYNTHETIC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesSet:
+    """Series on one time axis. values float64 [N, C], NaN where missing; `season`: its steps."""
+
+    name: str
+    values: np.ndarray
+    columns: tuple[str, ...]
+    splits: Splits
+    season: int
+    source: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Steps."""
+        return len(self.values)
+
+    @property
+    def num_columns(self) -> int:
+        """Variates."""
+        return self.values.shape[1]
+
+
+def season_of(step_seconds: float) -> int:
+    """Steps of a day; for daily rows a week, for monthly ones a year, else 1."""
+    per_day = round(86400 / step_seconds)
+    if per_day > 1:
+        return per_day
+    if abs(step_seconds - 86400) < 1:
+        return 7
+    return 12 if 28 * 86400 <= step_seconds <= 31 * 86400 else 1
+
+
+def load_sets(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
+    """The sets of a mixture that are to be had, and notes on those that are not.
+
+    ValueError when none is there, and for every problem with the user's own file.
+    """
+    if config.csv:
+        return [_own(config)], []
+    sets, notes = [], []
+    for name in config.sources:
+        found = _named(name, config)
+        if isinstance(found, SeriesSet):
+            sets.append(found)
+        else:
+            notes.append(found)
+    if not sets:
+        raise ValueError(f"none of data.sources is to be had. {' '.join(notes)}")
+    return sets, notes
+
+
+def _named(name: str, config: MixtureConfig) -> SeriesSet | str:
+    """A set by name, or why it is not there."""
+    if name == SYNTHETIC:
+        values = synthetic(config.synthetic_series, config.synthetic_steps, config.seed)
+        return SeriesSet(
+            name=name,
+            values=values,
+            columns=tuple(str(i) for i in range(values.shape[1])),
+            splits=_all_training(len(values)),
+            season=24,
+            source="generator",
+        )
+    if name == "ettm1_head":
+        series = load_ettm1_head()
+        if series is None:
+            return "ettm1_head is left out: MOEJAX_DATA names no folder with ETTm1_head.csv(.gz)"
+    else:
+        series = load_series(DataConfig(name=name, allow_download=config.allow_download))
+        if series.fallback_for:
+            return f"{name} is left out: {series.notes[0].split(': ', 1)[1].split('. ')[0]}"
+    return _set(name, series)
+
+
+def _set(name: str, series: Series) -> SeriesSet:
+    rows = series.num_rows
+    if name in WHOLLY_TRAINED:
+        splits = _all_training(rows)
+    elif name in MONTHS:
+        splits = Splits.months(rows, 24)
+    else:
+        splits = Splits.ratio(rows)
+    values = np.array(series.values, np.float64)
+    notes = () if name == "weather" else series.notes
+    sentinels = (values == SENTINEL) if name == "weather" else np.zeros(values.shape, bool)
+    if sentinels.any():
+        values[sentinels] = np.nan
+        notes = (f"weather: {int(sentinels.sum())} sentinels {SENTINEL:g} count as missing",)
+    return SeriesSet(
+        name=name,
+        values=values,
+        columns=series.columns,
+        splits=splits,
+        season=season_of(series.step_seconds()),
+        source=series.source,
+        notes=notes,
+    )
+
+
+def _own(config: MixtureConfig) -> SeriesSet:
+    from train.tables import read_table
+
+    series = read_table(
+        Path(config.csv),
+        separator=config.separator,
+        date_column=config.date_column,
+        columns=config.columns,
+        interpolate=True,
+    )
+    return _set("csv", series)
+
+
+def _all_training(rows: int) -> Splits:
+    return Splits((0, rows), (rows, rows), (rows, rows))

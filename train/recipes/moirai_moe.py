@@ -1,0 +1,180 @@
+"""Recipes of MOIRAI-MoE: pre-training on a mixture of series, fine-tuning on one's own."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig
+from moejax.moe.layer import LossWeights
+from train import moirai_task
+from train.config import Config, LoopConfig
+from train.moirai_data.config import MixtureConfig
+from train.moirai_data.rows import PackedSeries, pack_series
+from train.moirai_start import load_model, model_config
+from train.moirai_task import MoiraiTraining
+from train.optim import OptimConfig
+from train.task import Task
+
+WATCHED = "nll"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoiraiRun(Config):
+    """A run of MOIRAI-MoE on a mixture of series."""
+
+    data: MixtureConfig = field(default_factory=MixtureConfig)
+    training: MoiraiTraining = field(default_factory=MoiraiTraining)
+
+
+def moirai_debug() -> MoiraiRun:
+    """A tiny MOIRAI-MoE with 4 experts on embedded temperatures and a generator.
+
+    moejax train moirai_debug
+    """
+    return MoiraiRun(
+        recipe="moirai_debug",
+        model=_model(d_model=64, num_layers=1, num_experts=4, d_ff=32),
+        data=MixtureConfig(
+            sources=("temperatures", "synthetic"),
+            row_tokens=24,
+            max_tokens=16,
+            min_tokens=4,
+            rows=256,
+            val_rows=16,
+            context=192,
+            horizon=48,
+            synthetic_series=32,
+            synthetic_steps=512,
+            score=("temperatures",),
+            windows=3,
+            samples=20,
+        ),
+        optim=_optim(learning_rate=3e-3, warmup_steps=5),
+        loop=_loop(epochs=2, steps_per_epoch=20, batch_size=8),
+    )
+
+
+def moirai_pretrain() -> MoiraiRun:
+    """A small MOIRAI-MoE on ETT, weather, temperatures and a generator of series.
+
+    moejax train moirai_pretrain
+    """
+    return MoiraiRun(
+        recipe="moirai_pretrain",
+        model=_model(d_model=128, num_layers=3, num_experts=8, d_ff=256),
+        data=MixtureConfig(weights=(0.2, 0.15, 0.1, 0.35, 0.05, 0.15)),
+        optim=_optim(learning_rate=1e-3, warmup_steps=100),
+        loop=_loop(epochs=10, steps_per_epoch=200, batch_size=16),
+    )
+
+
+def moirai_finetune() -> MoiraiRun:
+    """A trained or published MOIRAI-MoE, trained on with your own CSV.
+
+    moejax train moirai_finetune --set training.start=FOLDER data.csv=FILE
+    """
+    base = moirai_pretrain()
+    return MoiraiRun(
+        recipe="moirai_finetune",
+        model=base.model,
+        data=replace(base.data, weights=(), rows=4096),
+        optim=_optim(learning_rate=1e-4, warmup_steps=10),
+        loop=_loop(epochs=5, steps_per_epoch=40, batch_size=16),
+    )
+
+
+RECIPES = (moirai_debug, moirai_pretrain, moirai_finetune)
+
+
+def _model(*, d_model: int, num_layers: int, num_experts: int, d_ff: int) -> MoiraiMoEConfig:
+    return MoiraiMoEConfig(
+        d_model=d_model,
+        num_layers=num_layers,
+        d_ff=d_ff,
+        routing="learned",
+        num_experts=num_experts,
+        losses=LossWeights(load_balance=0.01, z=1e-3),
+    )
+
+
+def _optim(*, learning_rate: float, warmup_steps: int) -> OptimConfig:
+    return OptimConfig(
+        name="adamw",
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup_steps=warmup_steps,
+        final_share=0.02,
+        weight_decay=0.1,
+        decay_all=False,
+        clip_norm=1.0,
+        b2=0.98,
+    )
+
+
+def _loop(*, epochs: int, steps_per_epoch: int, batch_size: int) -> LoopConfig:
+    return LoopConfig(
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_call=min(20, steps_per_epoch),
+        batch_size=batch_size,
+        eval_batch_size=32,
+        patience=epochs,
+    )
+
+
+def load(config: MoiraiRun) -> PackedSeries:
+    """The mixture of a config, packed for its model, or for the one that training starts with."""
+    return pack_series(config.data, _started(config).patch_sizes)
+
+
+def resolve(config: MoiraiRun, dataset: PackedSeries) -> MoiraiRun:
+    """The config with the model that training starts with, where it names one."""
+    return replace(config, model=_started(config))
+
+
+def misfit(config: MoiraiRun, dataset: PackedSeries) -> None:
+    """Every mixture fits every model."""
+
+
+def result(final: dict[str, Any]) -> str:
+    """A finished run in a line."""
+    sets = [key.removesuffix("_naive_crps") for key in final if key.endswith("_naive_crps")]
+    found = "; ".join(
+        f"{one}: CRPS {final[f'{one}_crps']:.4f} (seasonal naive {final[f'{one}_naive_crps']:.4f}),"
+        f" MASE {final[f'{one}_mase']:.4f} ({final[f'{one}_naive_mase']:.4f})"
+        for one in sets
+    )
+    return f"test nll {final['test_nll']:.4f}{'; ' if found else ''}{found}"
+
+
+def make_model(config: MoiraiRun) -> MoiraiMoE:
+    """The Linen module; variables by `train.lm_task.model_variables` of a run's parameters."""
+    return MoiraiMoE(config.model)
+
+
+def make_task(config: MoiraiRun, dataset: PackedSeries) -> Task:
+    """The config's model on its mixture; its forecasts are scored at the end."""
+    start = config.training.start
+    return moirai_task.make_task(
+        config.model,
+        config.training,
+        dataset,
+        start=(lambda: load_model(start)[1]) if start else None,
+        closing=partial(_closing, config, dataset),
+    )
+
+
+def _closing(config: MoiraiRun, dataset: PackedSeries, params: Any) -> dict[str, Any]:
+    from train.moirai_evaluate import final_scores
+
+    return final_scores(config.model, dataset, config.data, params)
+
+
+def _started(config: MoiraiRun) -> MoiraiMoEConfig:
+    """The model, with sizes of the one that training starts with; the recipe's habits stay."""
+    own = config.model
+    if not config.training.start:
+        return own
+    found = model_config(config.training.start)
+    habits = ("dropout", "attention_dropout", "dtype", "dispatch", "losses")
+    return replace(found, **{name: getattr(own, name) for name in habits})
