@@ -24,11 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from train.errors import TrainError
+from train.files import is_disk_full
 
 KEEP = 2
 SPARE_BYTES = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXTS = ("no space left", "resource_exhausted", "disk quota")
 
 
 @dataclass(frozen=True)
@@ -149,17 +148,6 @@ class CheckpointStore:
             f"cannot write checkpoint {number}: {reason}. Nothing written is lost: {safe}. Free "
             "some space or correct the cause, then run the same command again"
         )
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that the disk or quota is full."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(text in str(error).lower() for text in _FULL_TEXTS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 @contextlib.contextmanager

@@ -108,12 +108,12 @@ def forecasts(windows: Sequence[Window], columns: Sequence[str], *, shown: int =
             ax.plot(ahead, window.truth[:, i], color=INK, lw=1.2, label="truth")
             ax.plot(ahead, window.forecast[:, i], color=BLUE, lw=1.6, label="forecast")
             ax.set_xlim(past[0], ahead[-1])
-            _dates(ax, bottom=i == len(names) - 1)
+            date_axis(ax, bottom=i == len(names) - 1)
             if j == 0:
-                ax.set_ylabel(_short(names[i]))
+                ax.set_ylabel(short(names[i]))
         axes[0][j].set_title(f"forecast from {_stamp(ahead[0])}")
     figure.align_ylabels()
-    _legend(figure, axes[0][0])
+    legend(figure, axes[0][0])
     return figure
 
 
@@ -142,12 +142,12 @@ def expert_forecasts(
                 ahead, window.forecast[:, i], color=INK, lw=1.4, ls=(0, (4, 2)), label="mixture"
             )
             ax.set_xlim(past[0], ahead[-1])
-            _dates(ax, bottom=i == len(names) - 1)
+            date_axis(ax, bottom=i == len(names) - 1)
             weights = "  ".join(f"{weight:.2f}" for weight in window.gate[:, i])
             ax.text(0.01, 0.97, f"weights {weights}", transform=ax.transAxes, va="top", color=MUTED)
             ax.margins(y=0.16)
             if j == 0:
-                ax.set_ylabel(_short(names[i]))
+                ax.set_ylabel(short(names[i]))
         axes[0][j].set_title(f"forecast from {_stamp(ahead[0])}")
     figure.align_ylabels()
     experts = len(windows[0].gate)
@@ -194,7 +194,7 @@ def learning_curves(
 def expert_usage(usage: Mapping[str, Any]) -> Figure:
     """Mean weight of each expert by hour, weekday and channel, as `metrics.expert_usage` gives."""
     hour, weekday, channel = (np.asarray(usage[key]) for key in ("hour", "weekday", "channel"))
-    names = [_short(name, 9) for name in usage["columns"]] or [str(i) for i in range(len(channel))]
+    names = [short(name, 9) for name in usage["columns"]] or [str(i) for i in range(len(channel))]
     figure = _figure(11.5, 1.7 + 0.62 * hour.shape[1])
     ratios = (24, 12, max(8, min(len(names), 24)))
     axes = figure.subplots(1, 3, width_ratios=ratios)
@@ -234,12 +234,12 @@ def router_weights(dates: np.ndarray, gate_WKC: np.ndarray, columns: Sequence[st
         ax.stackplot(
             dates, gate_WKC[:, :, channel].T, colors=colors, labels=labels, lw=0, alpha=0.9
         )
-        ax.set(xlim=(dates[0], dates[-1]), ylim=(0, 1), ylabel=_short(columns[channel]))
+        ax.set(xlim=(dates[0], dates[-1]), ylim=(0, 1), ylabel=short(columns[channel]))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.grid(visible=False)
-        _dates(ax, bottom=channel == picked[-1], long=True)
+        date_axis(ax, bottom=channel == picked[-1], long=True)
     axes[-1][0].set_xlabel("first step of the window")
-    _legend(figure, axes[0][0])
+    legend(figure, axes[0][0])
     return figure
 
 
@@ -269,12 +269,14 @@ def grid(
     return figure, axes
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
+def legend(figure: Figure, ax: Axes) -> None:
+    """The labels of one panel above the figure."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
 
 
-def _dates(ax: Axes, *, bottom: bool, long: bool = False) -> None:
+def date_axis(ax: Axes, *, bottom: bool, long: bool = False) -> None:
+    """Dates along x, written only below the bottom panel."""
     locator = mdates.AutoDateLocator(minticks=2, maxticks=12 if long else 6)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
@@ -301,7 +303,8 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
 
 
-def _short(name: str, most: int = 16) -> str:
+def short(name: str, most: int = 16) -> str:
+    """A name cut to so many characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 

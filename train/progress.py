@@ -1,9 +1,45 @@
 """The progress bar of training, with rate and time left; plain lines where there is no terminal."""
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+@contextlib.contextmanager
+def counting_bar(
+    console: Console, name: str, total: int, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """A bar of `total` units; the function it gives hears how many are done so far."""
+    bar = Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.1f} " + f"{unit}/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(name, total=total, rate=0.0)
+    started = time.perf_counter()
+
+    def advance(done: int) -> None:
+        rate = done / max(time.perf_counter() - started, 1e-9)
+        bar.update(task, completed=done, rate=rate)
+
+    with bar:
+        yield advance
 
 
 class EpochBar:

@@ -111,9 +111,17 @@ def nearest(name: str, known: Any) -> str:
 
 
 def read_frame(
-    path: Path, separator: str, *, min_rows: int = 3, options: OptionNames = TRAIN_OPTIONS
+    path: Path,
+    separator: str,
+    *,
+    min_rows: int = 3,
+    text_columns: tuple[str, ...] = (),
+    options: OptionNames = TRAIN_OPTIONS,
 ) -> Any:
-    """The DataFrame of a CSV, plain or gzip, with names of columns as text; ValueError if none."""
+    """The DataFrame of a CSV, plain or gzip, with names of columns as text; ValueError if none.
+
+    Those `text_columns` that are there keep their cells as written: 007, NA.
+    """
     if not path.is_file():
         raise ValueError(
             f"data file {str(path)!r} does not exist or is not a file; see {options.file}"
@@ -136,6 +144,10 @@ def read_frame(
             f"{separator!r}; a date and a number column are needed ({options.separator} ?)"
         )
     frame.columns = [str(name) for name in frame.columns]
+    for name in text_columns:
+        if name in frame.columns:
+            written = {"usecols": [name], "dtype": str, "keep_default_na": False}
+            frame[name] = pd.read_csv(io.BytesIO(text), sep=separator, **written)[name]
     return frame
 
 

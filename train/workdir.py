@@ -10,9 +10,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from train.checkpoint import is_disk_full
 from train.config import Config, differences, from_json, to_json
 from train.errors import TrainError
+from train.files import explained, replacing
+
+_KEPT = "Checkpoints written before are safe"
 
 
 class Workdir:
@@ -92,7 +94,7 @@ class Workdir:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with _explained(self.metrics_file), self.metrics_file.open("a") as file:
+        with explained(self.metrics_file, _KEPT), self.metrics_file.open("a") as file:
             file.write(f"{dump(line)}\n")
 
     def final(self) -> dict[str, Any] | None:
@@ -103,10 +105,8 @@ class Workdir:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one move; TrainError when the disk is full or refuses."""
-    partial = path.with_name(f".{path.name}.writing")
-    with _explained(path):
-        partial.write_text(text)
-        partial.replace(path)
+    with replacing(path, _KEPT) as file:
+        file.write(text.encode())
 
 
 def dump(line: dict[str, Any]) -> str:
@@ -124,15 +124,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = "no space left on the disk" if is_disk_full(error) else str(error)
-        raise TrainError(
-            f"cannot write {path}: {reason}. Checkpoints written before are safe; "
-            "correct the cause and run the same command again"
-        ) from error

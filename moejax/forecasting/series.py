@@ -81,6 +81,12 @@ class Forecast:
             raise ValueError(f"there is no quantile {level}; this model gives {self.levels}")
         return self.quantiles[self.levels.index(level)]
 
+    def at_all(self, levels: Sequence[float]) -> np.ndarray:
+        """The quantiles [Q, H, C] at several levels, as `at` gives them."""
+        if self.samples is None or not all(0 < level < 1 for level in levels):
+            return np.stack([self.at(level) for level in levels])
+        return np.quantile(self.samples, levels, axis=0)
+
     @property
     def mean(self) -> np.ndarray:
         """[H, C]: the mean of the samples, or the median where there are none."""

@@ -1,0 +1,1 @@
+"""Forecasting with a finished model: tables in, samples, quantiles and plots out."""
