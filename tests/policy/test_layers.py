@@ -19,6 +19,7 @@ ALLOWED = {
         *("moejax", "jax", "flax", "numpy", "ml_dtypes"),
         *("safetensors", "tokenizers", "huggingface_hub"),
     ),
+    "moejax/interop/gluonts.py": ("moejax", "numpy", "gluonts"),
     "lowering/": ("lowering", "moejax.regions", "moejax.layers", "jax", "numpy", "ml_dtypes"),
     "lowering/save.py": ("lowering", "jax", "numpy", "ml_dtypes", "safetensors"),
     "lowering/backends/ttnn.py": ("lowering", "numpy", "ml_dtypes", "ttnn"),

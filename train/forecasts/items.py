@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.offsets import BaseOffset
 
 from moejax.forecasting.series import History
 from train.forecasts.columns import ColumnOptions, Columns, find_columns
@@ -26,7 +27,7 @@ class Item:
     history: History
     dates: pd.DatetimeIndex
     ahead: pd.DatetimeIndex
-    offset: pd.DateOffset
+    offset: BaseOffset
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _make_item(
     if np.isnan(target_CL).all():
         raise ValueError(f"none of its {len(rows.dates)} rows has a value")
     start = int((~np.isnan(target_CL)).any(axis=0).argmax())
-    ahead = dates_ahead(axis.dates[end - 1], axis.offset, prediction_length)
+    last: Any = axis.dates[end - 1]
+    ahead = dates_ahead(last, axis.offset, prediction_length)
     first_known = len(columns.targets)
     first_past = first_known + len(columns.known_ahead)
     known_FL = grid_KL[first_known:first_past, start:]

@@ -49,7 +49,7 @@ def band_plot(item: Item, forecast: Forecast, truth: np.ndarray | None = None) -
     for (ax,), target in zip(axes, shown, strict=True):
         _panel(ax, item, forecast, target)
         if truth is not None:
-            ax.plot(item.ahead, truth[target], color=figures.INK, lw=1.2, label="truth")
+            ax.plot(item.ahead.to_numpy(), truth[target], color=figures.INK, lw=1.2, label="truth")
         figures.date_axis(ax, bottom=target == shown[-1], long=True)
         if len(item.columns) > 1:
             ax.set_ylabel(figures.short(item.columns[target]))
@@ -63,24 +63,25 @@ def band_plot(item: Item, forecast: Forecast, truth: np.ndarray | None = None) -
 
 
 def _panel(ax: Axes, item: Item, forecast: Forecast, target: int) -> None:
-    steps = len(item.ahead)
+    ahead = item.ahead.to_numpy()
+    steps = len(ahead)
     first = max(0, len(item.dates) - max(3 * steps, 48))
-    dates, past = item.dates[first:], item.history.target[target, first:]
-    ax.axvspan(item.ahead[0], item.ahead[-1], color="#f1f5f9", lw=0, zorder=0)
+    dates, past = item.dates.to_numpy()[first:], item.history.target[target, first:]
+    ax.axvspan(ahead[0], ahead[-1], color="#f1f5f9", lw=0, zorder=0)
     ax.plot(dates, past, color=figures.FAINT, lw=1.2, label="history")
     alone = _alone(past)
     ax.plot(dates[alone], past[alone], ".", color=figures.FAINT, ms=4)
     marker = "o" if steps == 1 else ""
     for (low, high), alpha in zip(_bands(forecast), (0.18, 0.3), strict=False):
-        edges = [forecast.at(level)[:, target] for level in (low, high)]
+        bottom, top = (forecast.at(level)[:, target] for level in (low, high))
         label = f"{100 * (high - low):.0f} %"
         if steps == 1:
-            ax.vlines(item.ahead, *edges, color=figures.BLUE, lw=7, alpha=alpha, label=label)
+            ax.vlines(ahead, bottom, top, color=figures.BLUE, lw=7, alpha=alpha, label=label)
         else:
-            ax.fill_between(item.ahead, *edges, color=figures.BLUE, alpha=alpha, lw=0, label=label)
+            ax.fill_between(ahead, bottom, top, color=figures.BLUE, alpha=alpha, lw=0, label=label)
     median = forecast.at(0.5)[:, target]
-    ax.plot(item.ahead, median, color=figures.BLUE, lw=1.6, marker=marker, ms=4, label="median")
-    ax.set_xlim(dates[0], item.ahead[-1])
+    ax.plot(ahead, median, color=figures.BLUE, lw=1.6, marker=marker, ms=4, label="median")
+    ax.set_xlim(dates[0], ahead[-1])
     ax.margins(y=0.08)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from moejax.forecasting.series import Forecaster
+from train.tables import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,26 @@ def _seasonal_naive(checkpoint: str, options: LoadOptions) -> Forecaster:
     return SeasonalNaive(options.season, options.context_length)
 
 
+def _moirai_moe(checkpoint: str, options: LoadOptions) -> Forecaster:
+    from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
+
+    from train.moirai_start import load_model
+
+    _require_checkpoint("moirai-moe", checkpoint)
+    config, variables = load_model(checkpoint)
+    return MoiraiMoEForecaster(config, variables, context_length=options.context_length)
+
+
+def _require_checkpoint(system: str, checkpoint: str) -> None:
+    if not checkpoint:
+        raise ValueError(
+            f"{system} needs --checkpoint: a published folder, a hub id, or a workdir of "
+            "`moejax train`"
+        )
+
+
 SYSTEMS: dict[str, Callable[[str, LoadOptions], Forecaster]] = {
+    "moirai-moe": _moirai_moe,
     "seasonal-naive": _seasonal_naive,
 }
 
@@ -31,5 +51,7 @@ SYSTEMS: dict[str, Callable[[str, LoadOptions], Forecaster]] = {
 def load_forecaster(system: str, checkpoint: str, options: LoadOptions) -> Forecaster:
     """The forecaster of a system; ValueError for an unknown system or a bad checkpoint."""
     if system not in SYSTEMS:
-        raise ValueError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
+        raise ValueError(
+            f"unknown system {system!r}.{nearest(system, SYSTEMS)} Known: {', '.join(SYSTEMS)}"
+        )
     return SYSTEMS[system](checkpoint, options)

@@ -3,10 +3,12 @@
 import functools
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.offsets import BaseOffset
 
 SECOND, DAY = 1_000_000, 86_400_000_000
 MAX_ABSENT = 10
@@ -18,7 +20,7 @@ class TimeAxis:
 
     dates: pd.DatetimeIndex
     place: np.ndarray
-    offset: pd.DateOffset
+    offset: BaseOffset
 
     @property
     def absent(self) -> int:
@@ -83,7 +85,7 @@ def make_axis(dates: pd.DatetimeIndex, freq: str = "") -> TimeAxis:
 
 
 @functools.lru_cache(maxsize=256)
-def dates_ahead(last: pd.Timestamp, offset: pd.DateOffset, steps: int) -> pd.DatetimeIndex:
+def dates_ahead(last: pd.Timestamp, offset: BaseOffset, steps: int) -> pd.DatetimeIndex:
     """The dates after `last`; ValueError where they leave the calendar."""
     try:
         return pd.date_range(last, periods=steps + 1, freq=offset)[1:].as_unit("us")
@@ -93,14 +95,14 @@ def dates_ahead(last: pd.Timestamp, offset: pd.DateOffset, steps: int) -> pd.Dat
         ) from error
 
 
-def season_length(offset: pd.DateOffset) -> int:
+def season_length(offset: BaseOffset) -> int:
     """Steps of the usual season: a minute of seconds, a day of minutes or hours, a week of days,
     a year of weeks or months; 1 for other steps.
     """
     if isinstance(offset, pd.offsets.BusinessDay):
         return 5
     base = pd.Timestamp("2001-01-01") + offset
-    step = (base + 4 * offset - base) / pd.Timedelta(4, "us")
+    step = ((base + 4 * offset).value - base.value) / 4000
     if step < SECOND or 1.5 * DAY < step < 6.5 * DAY:
         return 1
     seasons = ((60 * SECOND, 60 * SECOND), (DAY, DAY), (1.5 * DAY, 7 * DAY))
@@ -108,7 +110,7 @@ def season_length(offset: pd.DateOffset) -> int:
     return max(1, round(season / step))
 
 
-def _alias(freq: str) -> pd.DateOffset:
+def _alias(freq: str) -> BaseOffset:
     allowed = "it must be a pandas frequency such as h, 15min, D, B, W-SUN, MS"
     try:
         offset = pd.tseries.frequencies.to_offset(freq)
@@ -119,7 +121,7 @@ def _alias(freq: str) -> pd.DateOffset:
     return offset
 
 
-def _axis(dates: pd.DatetimeIndex, offset: pd.DateOffset) -> TimeAxis:
+def _axis(dates: pd.DatetimeIndex, offset: BaseOffset) -> TimeAxis:
     """All dates from the first to the last; ValueError for too many, or for some off the axis."""
     span = dates[-1] - dates[0]
     try:
@@ -144,7 +146,7 @@ def _axis(dates: pd.DatetimeIndex, offset: pd.DateOffset) -> TimeAxis:
     return TimeAxis(dates=full, place=place, offset=offset)
 
 
-def _monthly(dates: pd.DatetimeIndex) -> pd.DateOffset | None:
+def _monthly(dates: pd.DatetimeIndex) -> BaseOffset | None:
     """Whole months apart, on the same day of the month or all on the last one."""
     if len(set(dates.time)) > 1 or np.diff(dates.asi8).min() < 28 * DAY:
         return None
@@ -153,14 +155,14 @@ def _monthly(dates: pd.DatetimeIndex) -> pd.DateOffset | None:
     step = int(sizes[counts.argmax()])
     if (months % step).any():
         return None
-    if dates.is_month_end.all():
+    if np.asarray(dates.is_month_end).all():
         return pd.offsets.MonthEnd(step)
     if len(set(dates.day)) > 1:
         return None
     return pd.offsets.MonthBegin(step) if dates.day[0] == 1 else pd.DateOffset(months=step)
 
 
-def _business(dates: pd.DatetimeIndex, steps: np.ndarray) -> pd.DateOffset | None:
+def _business(dates: pd.DatetimeIndex, steps: np.ndarray) -> BaseOffset | None:
     """Days without any weekend, over at least one."""
     weekends = dates.weekday >= 5
     over = steps.max() >= 3 * DAY and np.median(steps) == DAY
@@ -169,10 +171,10 @@ def _business(dates: pd.DatetimeIndex, steps: np.ndarray) -> pd.DateOffset | Non
     return pd.offsets.BusinessDay()
 
 
-def _fixed(steps: np.ndarray) -> pd.DateOffset | None:
+def _fixed(steps: np.ndarray) -> BaseOffset | None:
     """One step of fixed size, of which most steps are one and the others multiples."""
     sizes, counts = np.unique(steps, return_counts=True)
     step = int(sizes[counts.argmax()])
     if (steps % step).any() or counts.max() * 2 <= len(steps):
         return None
-    return pd.tseries.frequencies.to_offset(pd.Timedelta(step, "us"))
+    return pd.tseries.frequencies.to_offset(timedelta(microseconds=step))
