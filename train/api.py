@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from train import recipes
@@ -15,7 +14,7 @@ from train.checkpoint import CheckpointStore
 from train.config import Config, config_hash, override
 from train.loop import Result, train
 from train.optim import make_optimizer
-from train.step import init_state
+from train.step import state_shapes
 from train.task import Task
 from train.workdir import Workdir
 
@@ -90,7 +89,7 @@ def load_run(workdir: Path | str, console: Console | None = None) -> LoadedRun:
         )
     task = module.make_task(config, dataset)
     optimizer = make_optimizer(config.optim, steps_per_epoch=1, epochs=1)
-    state = jax.eval_shape(functools.partial(init_state, task, optimizer, 0))
+    state = state_shapes(task, optimizer)
     store = CheckpointStore(place.checkpoints, say=console.print)
     checkpoint = store.load_latest({"state": state, "best": state.params})
     if checkpoint is None:

@@ -21,7 +21,7 @@ from train.config import LoopConfig
 from train.data import batches
 from train.errors import TrainError
 from train.progress import EpochBar
-from train.step import Scorer, Trainer, TrainState, init_state, placed, trained
+from train.step import Scorer, Trainer, TrainState, init_state, placed, state_shapes, trained
 from train.task import Task
 from train.workdir import Workdir
 
@@ -72,7 +72,7 @@ class Run:
         self.iterator = make_iterator(task, loop)
         self.progress = Progress()
         self._init = functools.partial(init_state, task, optimizer, loop.seed)
-        self.state: TrainState = jax.eval_shape(self._init)
+        self.state: TrainState = state_shapes(task, optimizer)
         self.best = self.state.params
         self.steps_per_epoch = steps_per_epoch(task, loop)
         self.calls_per_epoch = -(-self.steps_per_epoch // loop.steps_per_call)

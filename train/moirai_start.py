@@ -8,7 +8,11 @@ import jax.numpy as jnp
 
 from moejax.interop.moirai import load_moirai_moe, save_moirai_moe
 from moejax.models.moirai_moe import MoiraiMoEConfig
+from train.checkpoint import CheckpointStore
 from train.lm_task import model_variables
+from train.moirai_task import bare_task
+from train.optim import make_optimizer
+from train.step import state_shapes
 from train.workdir import Workdir
 
 
@@ -44,11 +48,16 @@ def save_model(workdir: str | Path, folder: str | Path) -> None:
 
 
 def _of_run(workdir: str | Path) -> tuple[MoiraiMoEConfig, dict[str, Any]]:
-    from train.api import load_run  # which knows the recipes, which know this module
-
-    run = load_run(workdir)
-    _require_moirai(workdir, run.config.model)
-    return run.config.model, model_variables(run.params)
+    """Of a run's best parameters; its data need not be there."""
+    place = Workdir(workdir)
+    config: Any = place.read_config()
+    _require_moirai(workdir, config.model)
+    optimizer = make_optimizer(config.optim, steps_per_epoch=1, epochs=1)
+    state = state_shapes(bare_task(config.model, config.training), optimizer)
+    found = CheckpointStore(place.checkpoints).load_latest({"state": state, "best": state.params})
+    if found is None:
+        raise ValueError(f"{place.path} has no usable checkpoint; run `moejax train` first")
+    return config.model, model_variables(found.arrays["best"])
 
 
 def _require_moirai(source: str | Path, model: Any) -> None:

@@ -9,7 +9,8 @@ The task's parameters are a dict as that of train/lm_task.py: "params", "router_
 router has centroids, and "training" with the step and the experts' load [L, E].
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from moejax.distributions import Distribution
 from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
+from moejax.models.moirai_moe_losses import packed_nll
 from moejax.moe.balancing import COLLECTION
 from moejax.moe.usage import aux_loss
 from train.lm_task import TRAINING, load_report, model_variables
@@ -56,25 +58,13 @@ class MoiraiTraining:
             raise ValueError("training.start and training.centroids are both set; give one of them")
 
 
-def make_task(
-    config: MoiraiMoEConfig,
-    training: MoiraiTraining,
-    data: PackedSeries,
-    *,
-    start: Any = None,
-    closing: Any = None,
-) -> Task:
-    """A model on packed series. `start()`: variables to begin with; `closing`: see Task."""
+def bare_task(config: MoiraiMoEConfig, training: MoiraiTraining) -> Task:
+    """The task without its data: enough to restore a run's parameters."""
     model = MoiraiMoE(config)
-    width = data.patch_length
-
-    def begin() -> dict[str, Any]:
-        return _state(config, start())
-
     return Task(
-        arrays=data.arrays(),
-        indices=data.indices,
-        cut=partial(cut, width=width),
+        arrays={},
+        indices={},
+        cut=partial(cut, width=config.patch_length),
         init=partial(_init, model),
         loss=partial(_loss, model, training),
         errors=partial(_errors, model),
@@ -83,10 +73,27 @@ def make_task(
         update=partial(_update, training),
         weight=partial(_weight, training),
         report=partial(load_report, training=training),
-        start=None if start is None else begin,
+    )
+
+
+def make_task(
+    config: MoiraiMoEConfig,
+    training: MoiraiTraining,
+    data: PackedSeries,
+    *,
+    start: Callable[[], Any] | None = None,
+    closing: Callable[[Any], dict[str, Any]] | None = None,
+) -> Task:
+    """A model on packed series. `start()`: variables to begin with; `closing`: see Task."""
+    task = bare_task(config, training)
+    return replace(
+        task,
+        arrays=data.arrays(),
+        indices=data.indices,
+        start=None if start is None else lambda: _state(config, start()),
+        closing=closing or task.closing,
         fingerprint=data.fingerprint(),
         notes=data.notes,
-        **({} if closing is None else {"closing": closing}),
     )
 
 
@@ -111,27 +118,14 @@ def next_patch_nll(found: Distribution, tokens: Tokens) -> tuple[jax.Array, jax.
     return jnp.where(cells_BTP, -log_BTP, 0.0), cells_BTP
 
 
-def group_weights(cells_BTP: jax.Array, tokens: Tokens) -> jax.Array:
-    """1 / (scored cells of the token's series), [B, T]; 0 where the series has none."""
-    counts_BT = jnp.sum(cells_BTP, axis=-1, dtype=jnp.float32)
-    same_BTT = jnp.ones((), bool)
-    for ids in (tokens.sample_id, tokens.variate_id):
-        same_BTT = same_BTT & (jnp.asarray(ids)[:, :, None] == jnp.asarray(ids)[:, None, :])
-    total_BT = jnp.einsum("btu,bu->bt", same_BTT.astype(jnp.float32), counts_BT)
-    return jnp.where(total_BT > 0, 1 / jnp.maximum(total_BT, 1), 0.0)
-
-
-def mean_nll(
-    nll_BTP: jax.Array, cells_BTP: jax.Array, tokens: Tokens, average: str
-) -> tuple[jax.Array, jax.Array]:
-    """(mean, what it counts for: series or cells)."""
+def mean_nll(nll_BTP: jax.Array, cells_BTP: jax.Array, tokens: Tokens, average: str) -> jax.Array:
+    """Over the cells of each series of a row and then over the series, or over all "cells"."""
     if average == "cells":
         count = jnp.sum(cells_BTP, dtype=jnp.float32)
-        return jnp.sum(nll_BTP) / jnp.maximum(count, 1), count
-    weights_BT = group_weights(cells_BTP, tokens)
-    groups = jnp.sum(weights_BT[..., None] * cells_BTP)
-    total = jnp.sum(weights_BT * jnp.sum(nll_BTP, axis=-1))
-    return total / jnp.maximum(groups, 1), groups
+        return jnp.sum(nll_BTP) / jnp.maximum(count, 1)
+    scored_BT = jnp.any(cells_BTP, axis=-1)
+    ids = jnp.asarray(tokens.sample_id), jnp.asarray(tokens.variate_id)
+    return packed_nll(-nll_BTP, cells_BTP, scored_BT, *ids)
 
 
 def expert_counts(sown: Any) -> jax.Array:
@@ -181,7 +175,7 @@ def _loss(
         rngs={"dropout": dropout_key, "router": router_key},
     )
     nll_BTP, cells_BTP = next_patch_nll(found, tokens)
-    nll, _ = mean_nll(nll_BTP, cells_BTP, tokens, training.average)
+    nll = mean_nll(nll_BTP, cells_BTP, tokens, training.average)
     aux = aux_loss(sown["moe"])
     return nll + aux, {"nll": nll, "aux": aux, "choices": expert_counts(sown["moe"])}
 

@@ -7,7 +7,7 @@ a second program that checks every step and skips the bad ones.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -55,6 +55,11 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -
         worst_streak=jnp.zeros((), jnp.int32),
     )
     return placed(task, state)
+
+
+def state_shapes(task: Task, optimizer: optax.GradientTransformation) -> TrainState:
+    """The shapes of the task's state; nothing is computed, nothing loaded."""
+    return jax.eval_shape(lambda: init_state(replace(task, start=None), optimizer, 0))
 
 
 def placed(task: Task, tree: Any) -> Any:

@@ -8,6 +8,7 @@ from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig
 from moejax.moe.layer import LossWeights
 from train import moirai_task
 from train.config import Config, LoopConfig
+from train.moirai_centroids import second_stage
 from train.moirai_data.config import MixtureConfig
 from train.moirai_data.rows import PackedSeries, pack_series
 from train.moirai_start import load_model, model_config
@@ -62,9 +63,35 @@ def moirai_pretrain() -> MoiraiRun:
     return MoiraiRun(
         recipe="moirai_pretrain",
         model=_model(d_model=128, num_layers=3, num_experts=8, d_ff=256),
-        data=MixtureConfig(weights=(0.2, 0.15, 0.1, 0.35, 0.05, 0.15)),
-        optim=_optim(learning_rate=1e-3, warmup_steps=100),
-        loop=_loop(epochs=10, steps_per_epoch=200, batch_size=16),
+        data=MixtureConfig(
+            weights=(0.1, 0.1, 0.1, 0.35, 0.05, 0.3), rows=32768, windows=20, samples=50
+        ),
+        optim=_optim(learning_rate=2e-3, warmup_steps=200),
+        loop=_loop(epochs=28),
+    )
+
+
+def moirai_dense() -> MoiraiRun:
+    """The first stage of training by centroids: moirai_pretrain's model with one expert a layer.
+
+    moejax train moirai_dense
+    """
+    base = moirai_pretrain()
+    model = replace(base.model, num_experts=1, top_k=1, losses=LossWeights(load_balance=0.0))
+    return replace(base, recipe="moirai_dense", model=model, loop=_loop(epochs=4))
+
+
+def moirai_kmeans() -> MoiraiRun:
+    """The second stage: 32 experts, chosen as in the published models by centroids of k-means.
+
+    moejax train moirai_kmeans --set training.centroids=runs/moirai_dense
+    """
+    base = moirai_pretrain()
+    return replace(
+        base,
+        recipe="moirai_kmeans",
+        model=replace(base.model, routing="farthest", num_experts=32),
+        training=MoiraiTraining(centroids="runs/moirai_dense"),
     )
 
 
@@ -83,7 +110,7 @@ def moirai_finetune() -> MoiraiRun:
     )
 
 
-RECIPES = (moirai_debug, moirai_pretrain, moirai_finetune)
+RECIPES = (moirai_debug, moirai_pretrain, moirai_dense, moirai_kmeans, moirai_finetune)
 
 
 def _model(*, d_model: int, num_layers: int, num_experts: int, d_ff: int) -> MoiraiMoEConfig:
@@ -93,6 +120,7 @@ def _model(*, d_model: int, num_layers: int, num_experts: int, d_ff: int) -> Moi
         d_ff=d_ff,
         routing="learned",
         num_experts=num_experts,
+        dropout=0.1,
         losses=LossWeights(load_balance=0.01, z=1e-3),
     )
 
@@ -111,7 +139,7 @@ def _optim(*, learning_rate: float, warmup_steps: int) -> OptimConfig:
     )
 
 
-def _loop(*, epochs: int, steps_per_epoch: int, batch_size: int) -> LoopConfig:
+def _loop(*, epochs: int, steps_per_epoch: int = 200, batch_size: int = 16) -> LoopConfig:
     return LoopConfig(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
@@ -124,7 +152,11 @@ def _loop(*, epochs: int, steps_per_epoch: int, batch_size: int) -> LoopConfig:
 
 def load(config: MoiraiRun) -> PackedSeries:
     """The mixture of a config, packed for its model, or for the one that training starts with."""
-    return pack_series(config.data, _started(config).patch_sizes)
+    try:
+        sizes = _started(config).patch_sizes
+    except ValueError:
+        sizes = config.model.patch_sizes  # `resolve` says why; a saved config has them already
+    return pack_series(config.data, sizes)
 
 
 def resolve(config: MoiraiRun, dataset: PackedSeries) -> MoiraiRun:
@@ -154,12 +186,17 @@ def make_model(config: MoiraiRun) -> MoiraiMoE:
 
 def make_task(config: MoiraiRun, dataset: PackedSeries) -> Task:
     """The config's model on its mixture; its forecasts are scored at the end."""
-    start = config.training.start
+    training = config.training
+    start = None
+    if training.start:
+        start = partial(_started_variables, training.start)
+    elif training.centroids:
+        start = partial(_second_stage, config, dataset)
     return moirai_task.make_task(
         config.model,
-        config.training,
+        training,
         dataset,
-        start=(lambda: load_model(start)[1]) if start else None,
+        start=start,
         closing=partial(_closing, config, dataset),
     )
 
@@ -168,6 +205,15 @@ def _closing(config: MoiraiRun, dataset: PackedSeries, params: Any) -> dict[str,
     from train.moirai_evaluate import final_scores
 
     return final_scores(config.model, dataset, config.data, params)
+
+
+def _started_variables(source: str) -> Any:
+    return load_model(source)[1]
+
+
+def _second_stage(config: MoiraiRun, dataset: PackedSeries) -> Any:
+    first = load_model(config.training.centroids)
+    return second_stage(config.model, first, dataset, config.loop.seed)
 
 
 def _started(config: MoiraiRun) -> MoiraiMoEConfig:
