@@ -96,8 +96,7 @@ def forecast_items(
     items, forecasts, bad = [], [], list(table.bad)
     for item, result in zip(table.items, results, strict=True):
         if isinstance(result, ValueError):
-            column = item.columns[0] if table.named_targets and len(item.columns) == 1 else ""
-            bad.append(BadSeries(item.item_id, column, str(result)))
+            bad.append(BadSeries(item.item_id, item.column, str(result)))
         else:
             items.append(item)
             forecasts.append(result)
@@ -128,10 +127,10 @@ def quantile_frame(found: Forecasts, levels: Sequence[float], named_targets: boo
 
 
 def describe_bad(bad: Sequence[BadSeries], most: int = 5) -> str:
-    """How many series have no forecast, and why the first ones have none."""
+    """How many series have no forecast, and why the first of them."""
     lines = [f"  {one.name}: {one.reason}" for one in bad[:most]]
     more = [f"  and {len(bad) - most} more"] if len(bad) > most else []
-    return "\n".join([f"{len(bad)} series have no forecast:", *lines, *more])
+    return "\n".join([f"{len(bad)} series without forecast:", *lines, *more])
 
 
 def require_levels(levels: Sequence[float]) -> None:

@@ -20,7 +20,10 @@ from train.forecasts.time_axis import TimeAxis, dates_ahead, make_axis
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A series to forecast: targets `columns`, dates [L] of the history and [H] ahead."""
+    """A series to forecast: targets `columns`, dates [L] of the history and [H] ahead.
+
+    `column` is the target where an item has several series.
+    """
 
     item_id: str
     columns: tuple[str, ...]
@@ -28,6 +31,12 @@ class Item:
     dates: pd.DatetimeIndex
     ahead: pd.DatetimeIndex
     offset: BaseOffset
+    column: str = ""
+
+    @property
+    def name(self) -> str:
+        """Item and column."""
+        return f"{self.item_id}/{self.column}" if self.column else self.item_id
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,12 @@ def read_items(
         for targets in sets:
             wide_name = name if options.multivariate else targets[0]
             item_id = rows.item_id if columns.item else wide_name
+            column = targets[0] if named and not options.multivariate else ""
             try:
                 require_usable(rows, frame, columns.numbers, _used(columns, targets))
-                item = _make_item(rows, axis, targets, columns, prediction_length)
-                found.append(replace(item, item_id=item_id))
+                item = _make_item(item_id, rows, axis, targets, columns, prediction_length)
+                found.append(replace(item, column=column))
             except ValueError as error:
-                column = targets[0] if named and not options.multivariate else ""
                 found.append(BadSeries(item_id, column, str(error)))
     return SeriesTable(
         items=tuple(one for one in found if isinstance(one, Item)),
@@ -120,6 +129,7 @@ def _used(columns: Columns, targets: tuple[str, ...]) -> list[int]:
 
 
 def _make_item(
+    item_id: str,
     rows: Rows,
     axis: TimeAxis | ValueError,
     targets: tuple[str, ...],
@@ -148,11 +158,11 @@ def _make_item(
         target=target_CL[:, start:],
         known_ahead=_known(known_FL, columns, end - start, ahead) if len(known_FL) else None,
         past_only=grid_KL[first_past:, start:end] if columns.past_only else None,
-        item_id=rows.item_id,
+        item_id=item_id,
     )
     history.check(prediction_length)
     return Item(
-        item_id=rows.item_id,
+        item_id=item_id,
         columns=targets,
         history=history,
         dates=axis.dates[start:end],

@@ -53,7 +53,7 @@ def band_plot(item: Item, forecast: Forecast, truth: np.ndarray | None = None) -
         figures.date_axis(ax, bottom=target == shown[-1], long=True)
         if len(item.columns) > 1:
             ax.set_ylabel(figures.short(item.columns[target]))
-    title = item.item_id
+    title = item.name
     if len(shown) < len(item.columns):
         title += f" ({len(shown)} of {len(item.columns)} targets)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=figures.INK)
@@ -109,10 +109,7 @@ def _file_names(items: Sequence[Item]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for index, item in enumerate(items):
-        parts = [item.item_id, *(item.columns if len(item.columns) == 1 else ())]
-        if parts[-1] == item.item_id:
-            parts = parts[:1]
-        name = re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("._")[:80] or "series"
+        name = re.sub(r"[^\w.-]+", "_", item.name).strip("._")[:80] or "series"
         while name.lower() in taken:
             name = f"{name}_{index + 1}"
         taken.add(name.lower())

@@ -123,21 +123,22 @@ def _alias(freq: str) -> BaseOffset:
 
 def _axis(dates: pd.DatetimeIndex, offset: BaseOffset) -> TimeAxis:
     """All dates from the first to the last; ValueError for too many, or for some off the axis."""
-    span = dates[-1] - dates[0]
+    first: Any = dates[0]
+    last: Any = dates[-1]
     try:
-        step = (dates[0] + offset) - dates[0]
+        num_steps = (last - first) / (first + offset - first)
     except (OverflowError, pd.errors.OutOfBoundsDatetime) as error:
         raise ValueError(f"a step of {offset.freqstr} leaves the calendar") from error
-    if span / step > MAX_ABSENT * len(dates) + 1000:
+    if num_steps > MAX_ABSENT * len(dates) + 1000:
         gaps = np.diff(dates.asi8)
         at = int(gaps.argmax())
         raise ValueError(
-            f"{span / step:,.0f} steps of {offset.freqstr} lie between the first and the last of "
+            f"{num_steps:,.0f} steps of {offset.freqstr} lie between the first and the last of "
             f"{len(dates)} timestamps; the widest gap is from {dates[at]} to {dates[at + 1]}"
         )
     full = pd.date_range(dates[0], dates[-1], freq=offset).as_unit("us")
     place = full.get_indexer(dates)
-    if (place < 0).any():
+    if place.min() < 0:
         bad = dates[place < 0]
         raise ValueError(
             f"{len(bad)} of {len(dates)} timestamps do not lie on steps of {offset.freqstr} from "
@@ -164,7 +165,7 @@ def _monthly(dates: pd.DatetimeIndex) -> BaseOffset | None:
 
 def _business(dates: pd.DatetimeIndex, steps: np.ndarray) -> BaseOffset | None:
     """Days without any weekend, over at least one."""
-    weekends = dates.weekday >= 5
+    weekends = dates.day_of_week >= 5
     over = steps.max() >= 3 * DAY and np.median(steps) == DAY
     if (steps % DAY).any() or weekends.any() or not over:
         return None
