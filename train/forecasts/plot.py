@@ -52,11 +52,13 @@ def band_plot(item: Item, forecast: Forecast, truth: np.ndarray | None = None) -
             ax.plot(item.ahead.to_numpy(), truth[target], color=figures.INK, lw=1.2, label="truth")
         figures.date_axis(ax, bottom=target == shown[-1], long=True)
         if len(item.columns) > 1:
-            ax.set_ylabel(figures.short(item.columns[target]))
-    title = item.name
+            ax.set_ylabel(figures.short(item.columns[target]), parse_math=False)
+    title = figures.short(item.name, 60)
     if len(shown) < len(item.columns):
         title += f" ({len(shown)} of {len(item.columns)} targets)"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=figures.INK)
+    look: Any = {"fontsize": 10.5, "fontweight": "bold", "color": figures.INK}
+    figure.suptitle(title, x=0.01, ha="left", parse_math=False, **look)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     figure.align_ylabels()
     figures.legend(figure, axes[0][0])
     return figure
@@ -67,7 +69,9 @@ def _panel(ax: Axes, item: Item, forecast: Forecast, target: int) -> None:
     steps = len(ahead)
     first = max(0, len(item.dates) - max(3 * steps, 48))
     dates, past = item.dates.to_numpy()[first:], item.history.target[target, first:]
-    ax.axvspan(ahead[0], ahead[-1], color="#f1f5f9", lw=0, zorder=0)
+    room = (ahead[0] - dates[-1]) / 2
+    start, end = ahead[0] - room, ahead[-1] + room
+    ax.axvspan(start, end, color="#f1f5f9", lw=0, zorder=0)
     ax.plot(dates, past, color=figures.FAINT, lw=1.2, label="history")
     alone = _alone(past)
     ax.plot(dates[alone], past[alone], ".", color=figures.FAINT, ms=4)
@@ -81,7 +85,7 @@ def _panel(ax: Axes, item: Item, forecast: Forecast, target: int) -> None:
             ax.fill_between(ahead, bottom, top, color=figures.BLUE, alpha=alpha, lw=0, label=label)
     median = forecast.at(0.5)[:, target]
     ax.plot(ahead, median, color=figures.BLUE, lw=1.6, marker=marker, ms=4, label="median")
-    ax.set_xlim(dates[0], ahead[-1])
+    ax.set_xlim(dates[0], end)
     ax.margins(y=0.08)
 
 

@@ -11,7 +11,7 @@ from moejax.forecasting.series import Forecast
 from train import cli
 from train.forecasts.columns import ColumnOptions
 from train.forecasts.frames import LEVELS, Forecasts, forecast_frame
-from train.forecasts.items import Item, read_items
+from train.forecasts.items import read_items
 from train.forecasts.plot import band_plot, save_plots
 
 HORIZON, SEASON = 6, 24
@@ -195,9 +195,8 @@ def test_plot_of_many_targets_says_how_many_it_shows():
 
 
 def test_plots_have_names_of_their_own(tmp_path):
-    found = items(sales(("a/b", "a b", "..", "a_b_3", "A_B")), SeasonalNaive(SEASON))
-    paths = save_plots(tmp_path, found, 5)
-    assert len({path.name.lower() for path in paths}) == 5
+    found = items(sales(("a/b", "a b", "..", "a_b_2", "A_B", "5 $ of $x_")), SeasonalNaive(SEASON))
+    paths = save_plots(tmp_path, found, 6)
+    assert len({path.name.lower() for path in paths}) == 6
     assert all(path.parent == tmp_path / "plots" for path in paths)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    assert isinstance(found.items[0], Item)
