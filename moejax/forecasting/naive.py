@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from moejax.checks import require_positive
+from moejax.forecasting.memory import require_samples_fit
 from moejax.forecasting.series import Forecast, History
 
 
@@ -41,6 +42,8 @@ class SeasonalNaive:
         """See Forecaster. A series needs two values a season apart, and one at every place."""
         require_positive("prediction_length", prediction_length)
         require_positive("num_samples", num_samples)
+        num_targets = sum(len(history.target) for history in histories)
+        require_samples_fit(num_samples, prediction_length, num_targets)
         found: list[Forecast | ValueError] = []
         for index, history in enumerate(histories):
             random = np.random.default_rng([seed, index])

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.offsets import BaseOffset
 
+from moejax.forecasting.memory import require_memory
 from moejax.forecasting.series import History
 from train.forecasts.columns import ColumnOptions, Columns, find_columns
 from train.forecasts.rows import Rows, read_rows, require_dates, require_usable
@@ -73,6 +74,7 @@ def read_items(
     """
     if prediction_length < 1:
         raise ValueError(f"the horizon is {prediction_length}; it must be at least 1 step")
+    require_memory(24 * prediction_length, f"a horizon of {prediction_length} steps", "shorten it")
     columns = find_columns(frame, options, source)
     groups = read_rows(frame, columns, options, source)
     axes = _find_axes(groups, frame[columns.timestamp], options.freq)

@@ -83,6 +83,10 @@ def test_a_bad_series_leaves_the_others(bad, reason):
         (lambda: SeasonalNaive(7, 7), "must exceed the season, 7"),
         (lambda: SeasonalNaive(1).forecast([], 0), "prediction_length is 0"),
         (lambda: SeasonalNaive(1).forecast([], 1, num_samples=0), "num_samples is 0"),
+        (
+            lambda: SeasonalNaive(1).forecast([history([1, 2])], 10**9, num_samples=10**5),
+            r"100000 samples of 1000000000 steps of 1 targets takes about 745,058.1 GiB",
+        ),
     ],
 )
 def test_wrong_options(make, message):

@@ -143,6 +143,7 @@ def test_command_where_no_series_is_left(command, tmp_path):
         (("--quantiles", 0.5, 1.5), "must be increasing numbers between 0 and 1"),
         (("--checkpoint", "x"), "seasonal-naive has no parameters"),
         (("--horizon", 10**11), "horizon is 100000000000"),
+        (("--horizon", 2**32 - 1, "--samples", 10**5), "GiB are free"),
         (("--item-column", "shop"), "item_column names 'shop'"),
         (("--season", 400), "choose a shorter season"),
     ],
