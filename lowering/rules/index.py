@@ -6,7 +6,7 @@ import numpy as np
 
 from lowering.graph import Known
 from lowering.ir import Value
-from lowering.rules.context import Context, Operand, expand, lowers
+from lowering.rules.context import Context, Operand, expand, lowers, uniform
 from lowering.rules.elementwise import binary
 from lowering.rules.shape import concatenate, replace_block, slab, static_starts
 
@@ -125,24 +125,70 @@ def _in_bounds(ctx: Context, indices: Operand, size: int, mode) -> Operand:
 
 
 def _along_axis(ctx: Context, x, indices, numbers, slice_sizes, mode) -> Operand:
-    """jnp.take_along_axis: indices of x's rank, every other axis a batch axis."""
-    batch = tuple(numbers.operand_batching_dims)
-    plain = (
-        len(numbers.start_index_map) == 1
-        and not numbers.offset_dims
-        and all(size == 1 for size in slice_sizes)
-        and len(batch) == len(x.shape) - 1
-        and tuple(numbers.start_indices_batching_dims) == batch
+    """jnp.take_along_axis: indices of x's rank, whose other axes are batch axes or 1."""
+    axes = dict(
+        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
     )
-    if not plain:
-        raise ctx.fail("only jnp.take_along_axis with every other axis of equal size is supported")
-    (axis,) = numbers.start_index_map
+    rank, index_rank = len(x.shape), len(indices.shape) - 1
+    (axis, *more) = numbers.start_index_map
+    whole = [i for i in range(rank) if i not in axes and i != axis]
+    if more or slice_sizes[axis] > 1 or any(slice_sizes[i] != x.shape[i] for i in whole):
+        raise ctx.fail("of indices with batch axes, only jnp.take_along_axis is supported")
+    free = [i for i in range(index_rank) if i not in axes.values()]
     index = ctx.reshape(indices, tuple(indices.shape[:-1]))
+    sizes = [index.shape[i] for i in free]
+    count = int(np.prod(sizes))
+    index = ctx.permute(index, [i for d in range(rank) for i in _index_axes(d, axis, axes, free)])
+    index = ctx.reshape(
+        index, [count if i == axis else x.shape[i] if i in axes else 1 for i in range(rank)]
+    )
     if isinstance(index, Known):
         index = Known(np.clip(index.numpy(), 0, x.shape[axis] - 1), index.name)
     else:
         index = _in_bounds(ctx, index, x.shape[axis], mode)
-    return gather_along(ctx, x, index, axis)
+    y = _picked(ctx, x, index, axis)
+    # axes of the result, each under what it is: ("index", axis) or ("whole", axis)
+    kept = [i for i in whole if i not in numbers.collapsed_slice_dims]
+    labels = [
+        label
+        for d in range(rank)
+        for label in (
+            [("whole", d)]
+            if d in kept
+            else [("index", i) for i in _index_axes(d, axis, axes, free)]
+        )
+    ]
+    lengths = [x.shape[i] if kind == "whole" else indices.shape[i] for kind, i in labels]
+    whole_axes = iter([("whole", i) for i in kept])
+    index_axes = iter([("index", i) for i in range(index_rank)])
+    order = [
+        labels.index(next(whole_axes if i in numbers.offset_dims else index_axes))
+        for i in range(len(labels))
+    ]
+    return ctx.permute(ctx.reshape(y, lengths), order)
+
+
+def _index_axes(axis: int, indexed: int, batch: dict[int, int], free: list[int]) -> list[int]:
+    """Which axes of the index lie along an axis of the operand."""
+    return free if axis == indexed else [batch[axis]] if axis in batch else []
+
+
+def _picked(ctx: Context, x: Operand, index: Operand, axis: int) -> Operand:
+    """x along an axis at an index of its rank, which repeats along its other axes of size 1.
+
+    Rows, one index for a whole one, are a product with 0 and 1: exact for bfloat16.
+    """
+    number = uniform(x)
+    shape = tuple(index.shape[i] if i == axis else size for i, size in enumerate(x.shape))
+    if number is not None:
+        return Known(np.full(shape, number, x.dtype))
+    precise = ctx.policy == "float32" or ctx.source.float32 or x.dtype != "float32"
+    last = len(x.shape) - 1
+    if not precise and last >= 2 and axis == last - 1 and index.shape[last] == 1:
+        places = np.arange(x.shape[axis], dtype=np.int32).reshape(*(1,) * last, -1)
+        hits = binary(ctx, "eq", index, Known(places), dtype="float32")
+        return ctx.emit("matmul", expand(ctx, hits, (*x.shape[:axis], *hits.shape[axis:])), x)
+    return gather_along(ctx, x, expand(ctx, ctx.convert(index, "uint32"), shape), axis)
 
 
 @lowers("rev")

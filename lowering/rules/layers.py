@@ -60,7 +60,7 @@ def rope(ctx: Context, x, cos, sin, *, interleaved):
     0, 1 and -1, which is exact in bfloat16 and not in the TF32 of float32 products.
     """
     head, width = x.shape[-1], cos.shape[-1]
-    if wants_float32(ctx) or (head > width and not _known(cos, sin)):
+    if wants_float32(ctx):
         return DECLINED
     turn = np.zeros((head, head), np.float32)
     pairs = np.arange(width).reshape(-1, 2) if interleaved else np.arange(width).reshape(2, -1).T
@@ -75,4 +75,7 @@ def _table(ctx: Context, table: Operand, x: Operand, fill: float) -> Operand:
     if isinstance(table, Known):
         rest = [(0, 0)] * (len(table.shape) - 1) + [(0, x.shape[-1] - table.shape[-1])]
         table = Known(np.pad(table.numpy(), rest, constant_values=fill), table.name)
+    elif table.shape[-1] < x.shape[-1]:
+        rest = ((0, 0),) * (len(table.shape) - 1) + ((0, x.shape[-1] - table.shape[-1]),)
+        table = ctx.emit("pad", table, padding=rest, value=float(fill))
     return ctx.reshape(table, (1,) * (len(x.shape) - len(table.shape)) + tuple(table.shape))

@@ -18,6 +18,22 @@ def finite_logits(ctx: Context, logits):
     return logits, Known(np.ones(logits.shape[0], bool))
 
 
+@lowers("moejax.centroid_distance")
+def centroid_distance(ctx: Context, x, centroids):
+    """sqrt(|x|^2 + |c|^2 - 2 x.c): the factor -2 is in the matrix, which loses nothing, and the
+    squares are summed outside of the product, whose operands are cut to 10 mantissa bits.
+    """
+    if not isinstance(centroids, Known):
+        return DECLINED
+    points = centroids.numpy().astype(np.float64)
+    crossed = Known(np.float32(-2 * points.T), centroids.name)
+    squares = Known(np.float32(np.square(points).sum(axis=1))[None], centroids.name)
+    dot = ctx.emit("matmul", x, crossed, dtype="float32")
+    own = ctx.emit("sum", ctx.emit("square", x), dim=1, keepdim=True)
+    square = ctx.emit("relu", ctx.emit("add", ctx.emit("add", own, squares), dot))
+    return ctx.emit("sqrt", square)
+
+
 @lowers("moejax.top_k_router")
 def top_k_router(
     ctx: Context,
@@ -33,7 +49,8 @@ def top_k_router(
     group_best,
     num_free,
 ):
-    """Renormalised softmax scores: the k largest logits, and a softmax over them alone.
+    """Renormalised softmax scores, or the logits themselves: the k largest logits, and a softmax
+    over them alone.
 
     With a bias or groups: the k largest of what takes part, and the scores there.
     """
@@ -46,6 +63,9 @@ def top_k_router(
         values, indices = _top_k(ctx, logits, k)
         weights = ctx.emit("softmax", values, dim=1, numeric_stable=True)
         scores = ctx.emit("softmax", logits, dim=1, numeric_stable=True)
+    elif score == "identity" and normalise:
+        (values, indices), scores = _top_k(ctx, logits, k), logits
+        weights = ctx.emit("softmax", _shifted(ctx, values), dim=1, numeric_stable=True)
     else:
         return DECLINED
     if scale != 1:
@@ -56,6 +76,13 @@ def top_k_router(
 def _top_k(ctx: Context, x: Operand, k: int) -> tuple[Operand, ...]:
     """Values and indices; of equals the lowest index."""
     return ctx.emit_many("topk", x, k=k, dim=1, largest=True, sorted=True, stable=True)
+
+
+def _shifted(ctx: Context, x: Operand) -> Operand:
+    """x - max(x), exactly: softmax would cut large numbers to 10 bits before it looks at their
+    differences.
+    """
+    return ctx.emit("subtract", x, ctx.emit("max", x, dim=1, keepdim=True))
 
 
 def _best_scores(ctx: Context, logits, bias, k: int, score: str, groups) -> tuple[Operand, ...]:

@@ -52,15 +52,17 @@ def packed_span(
     *,
     width: int,
     read_BR: jax.Array | None = None,
+    limit: int | None = None,
 ) -> PackedSpan:
     """A token sees those of its sample that are not later, of all variates.
 
-    Padding, sample 0, sees padding. `width`: features of a head that turn with the time.
+    Padding, sample 0, sees padding. `width`: features of a head that turn with the time. `limit`:
+    see rope_rows.
     """
     sample = sample_BT[:, :, None] == sample_BT[:, None, :]
     mask = sample & (time_BT[:, None, :] <= time_BT[:, :, None])
     same_variate = variate_BT[:, :, None] == variate_BT[:, None, :]
-    cos, sin = rope_rows(RopeConfig(interleaved=True), width, time_BT)
+    cos, sin = rope_rows(RopeConfig(interleaved=True), width, time_BT, limit=limit)
     return PackedSpan(*(x[:, None] for x in (mask, same_variate, cos, sin)), read_BR)
 
 

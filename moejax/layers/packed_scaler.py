@@ -46,6 +46,12 @@ def packed_scale(
     return loc_BT[..., None], scale_BT[..., None]
 
 
+@region("moejax.standardise", float32=True)
+def standardise(x_BTP: jax.Array, loc: jax.Array, scale: jax.Array) -> jax.Array:
+    """(x - loc) / scale in float32; loc and scale are [B, T, 1] or x's shape."""
+    return (x_BTP.astype(jnp.float32) - loc) / scale
+
+
 def same_series(sample_BT: jax.Array, variate_BT: jax.Array) -> jax.Array:
     """bool [B, T, T]: two tokens are of the same sample and variate."""
     sample = sample_BT[:, :, None] == sample_BT[:, None, :]

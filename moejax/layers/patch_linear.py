@@ -49,8 +49,9 @@ class PatchFeatures(nn.Module):
 class PatchHead(nn.Module):
     """D features to the raw parameters of the distribution of every cell of a patch.
 
-    `dims`: name -> numbers N for a cell. Shapes: [B, T, D] -> {name: [B, T, N * P]}, number-major;
-    params name_kernel [K, D, N * P], name_bias [K, N * P].
+    `dims`: name -> numbers N for a cell. Shapes: [B, T, D] -> [B, T, sum of N * P], one name after
+    the other, number-major (`split_by_name`); params name_kernel [K, D, N * P], name_bias [K, N *
+    P].
 
     As published, a token of a size p below P has weights in the first N * p outputs only and the
     bias in all. `cells` then takes output n * P + c for number n of cell c. So for a patch smaller
@@ -61,7 +62,7 @@ class PatchHead(nn.Module):
     dims: Mapping[str, int]
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, patch_size_BT: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, x_BTD: jax.Array, patch_size_BT: jax.Array) -> jax.Array:
         sizes, largest, width = self.patch_sizes, max(self.patch_sizes), x_BTD.shape[-1]
         init = uniform_fan_in(width)
         kernels, biases = [], []
@@ -72,9 +73,14 @@ class PatchHead(nn.Module):
             biases.append(self.param(f"{name}_bias", init, (len(sizes), outputs)))
         # one matmul for all parameters
         kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in (kernels, biases))
-        y = choose_by_size(x_BTD, patch_size_BT, sizes, kernel, bias)
-        ends = np.cumsum([numbers * largest for numbers in self.dims.values()])[:-1]
-        return dict(zip(self.dims, jnp.split(y, ends.tolist(), axis=-1), strict=True))
+        return choose_by_size(x_BTD, patch_size_BT, sizes, kernel, bias)
+
+
+def split_by_name(y: jax.Array, dims: Mapping[str, int]) -> dict[str, jax.Array]:
+    """A head's outputs by name, [..., N * P] each."""
+    largest = y.shape[-1] // sum(dims.values())
+    ends = np.cumsum([numbers * largest for numbers in dims.values()])[:-1]
+    return dict(zip(dims, jnp.split(y, ends.tolist(), axis=-1), strict=True))
 
 
 def cells(y: jax.Array, numbers: int) -> jax.Array:

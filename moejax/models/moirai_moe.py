@@ -8,7 +8,7 @@ T tokens of a row, P cells of the largest patch, N heads of width H, R tokens th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -20,8 +20,14 @@ from moejax.checks import require_choice, require_positive, require_probability
 from moejax.distributions import Distribution, DistributionConfig
 from moejax.layers.norm import Norm
 from moejax.layers.packed_attention import PackedAttention, PackedSpan, packed_span, pick
-from moejax.layers.packed_scaler import packed_scale
-from moejax.layers.patch_linear import PatchFeatures, PatchHead, PatchInput, cells
+from moejax.layers.packed_scaler import packed_scale, standardise
+from moejax.layers.patch_linear import (
+    PatchFeatures,
+    PatchHead,
+    PatchInput,
+    cells,
+    split_by_name,
+)
 from moejax.moe.config import RoutingConfig
 from moejax.moe.dispatch import Implementation
 from moejax.moe.layer import LossWeights, MoEConfig, MoELayer
@@ -194,22 +200,43 @@ class MoiraiMoE(nn.Module):
     MoELayer) and intermediates (loc, scale, mask, in_proj, res_proj, feat_proj, encoder_in,
     encoder_out, raw; of each layer attn_out, ffn_in, ffn_out, out and its routing). Rngs in
     training: "dropout", and "router" as MoELayer. ValueError for shapes that do not fit.
+
+    For a program of fixed sizes: `time_limit`, a number that all time_id are below, makes RoPE's
+    angles rows of a table; `last_dispatch` is that of the last layer, which may have few tokens.
     """
 
     config: MoiraiMoEConfig
+    time_limit: int | None = None
+    last_dispatch: Implementation | None = None
 
     def setup(self):
         config = self.config
         self.in_proj = PatchInput(config.patch_sizes, config.d_model)
         self.res_proj = PatchInput(config.patch_sizes, config.d_model)
         self.feat_proj = PatchFeatures(config.patch_sizes)
-        self.layers = [MoiraiLayer(config) for _ in range(config.num_layers)]
+        last = replace(config, dispatch=self.last_dispatch or config.dispatch)
+        configs = [config] * (config.num_layers - 1) + [last]
+        self.layers = [MoiraiLayer(config) for config in configs]
         self.final_norm = Norm("rms_norm", NORM_EPS)
         self.head = PatchHead(config.patch_sizes, config.distribution.args)
 
     def __call__(
         self, tokens: Tokens, *, read_at: jax.Array | None = None, train: bool = False
     ) -> Distribution:
+        config = self.config
+        y, loc, scale = self.outputs(tokens, read_at=read_at, train=train)
+        if read_at is not None:
+            loc, scale = pick(loc, read_at), pick(scale, read_at)
+        raw = split_by_name(y, config.distribution.args)
+        self.sow("intermediates", "raw", raw)
+        return distribution(config.distribution, raw, loc, scale)
+
+    def outputs(
+        self, tokens: Tokens, *, read_at: jax.Array | None = None, train: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the distribution is made of: the head's outputs [B, T or R, M], and location and
+        scale of all tokens.
+        """
         config = self.config
         tokens.check(config.patch_length)
         loc, scale = self.standard(tokens)
@@ -220,6 +247,7 @@ class MoiraiMoE(nn.Module):
             tokens.variate_id,
             width=config.head_dim // 2,
             read_BR=read_at,
+            limit=self.time_limit,
         )
         self.sow("intermediates", "mask", span.mask)
         for index, layer in enumerate(self.layers):
@@ -228,11 +256,8 @@ class MoiraiMoE(nn.Module):
         self.sow("intermediates", "encoder_out", x_BTD)
         patch_size = jnp.asarray(tokens.patch_size)
         if read_at is not None:
-            loc, scale = pick(loc, read_at), pick(scale, read_at)
             patch_size = pick(patch_size, read_at)
-        raw = self.head(x_BTD, patch_size)
-        self.sow("intermediates", "raw", raw)
-        return distribution(config.distribution, raw, loc, scale)
+        return self.head(x_BTD, patch_size), loc, scale
 
     def standard(self, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
         """Location and scale of each token's series, [B, T, 1], or 0 and 1 [B, T, P]."""
@@ -249,8 +274,7 @@ class MoiraiMoE(nn.Module):
 
     def embed(self, tokens: Tokens, loc: jax.Array, scale: jax.Array) -> jax.Array:
         """The input of the first layer, [B, T, D]. Unknown cells enter as (0 - loc) / scale."""
-        x_BTP = (jnp.asarray(tokens.target, jnp.float32) - loc) / scale
-        x_BTP = x_BTP.astype(self.config.dtype)
+        x_BTP = standardise(jnp.asarray(tokens.target), loc, scale).astype(self.config.dtype)
         patch_size_BT = jnp.asarray(tokens.patch_size)
         inner_BTD = self.in_proj(x_BTP, patch_size_BT)
         features_BTD = self.feat_proj(jax.nn.silu(inner_BTD), patch_size_BT)

@@ -21,6 +21,8 @@ BODY_ONLY = {
     "moejax.time_router": "a chain of regions that have rules",
     "moejax.top_k_mask": "topk and comparisons, as written",
     "moejax.top_k_softmax": "a chain of regions that have rules",
+    "moejax.packed_scale": "sums over axes that are kept; a product would cut them to TF32",
+    "moejax.standardise": "two ops",
 }
 
 
