@@ -12,7 +12,8 @@ need rows beyond it, as many as the horizon. A bad series is listed, the others 
 
 Written to --out: quantiles.csv (item_id, timestamp, mean, quantiles), samples.npz (samples [series,
 sample, step, target], timestamps, item_id, targets), bad_series.csv, plots/SERIES.png with bands of
-50 % and 90 %, forecast.json (settings).
+50 % and 90 %, forecast.json (settings). With --hold-out the last steps of the series are forecast
+from those before, and scored beside the seasonal naive: scores.csv, and truth in the plots.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
     add("--quantiles", type=float, nargs="+", default=QUANTILES, metavar="Q", help="0.1 to 0.9")
     add("--season", type=int, default=0, metavar="N", help="of seasonal-naive; by frequency")
+    add("--hold-out", action="store_true", help="keep the last steps back, and score them")
     add("--max-plots", type=int, default=20, metavar="N", help="series to draw (%(default)s)")
     group = parser.add_argument_group("the CSV").add_argument
     group("--separator", default=",", metavar="C", help="between cells (%(default)r)")
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         multivariate=args.multivariate,
         freq=args.freq,
         timestamp_format=args.timestamp_format,
+        hold_out=args.hold_out,
     )
     options = ForecastOptions(
         system=args.system,

@@ -15,7 +15,8 @@ class ColumnOptions:
 
     `item` makes the table long (a row is an item at a time), else it is wide (a column is a
     series). `multivariate` joins the targets as variates of one series. `freq` is a pandas
-    frequency, `timestamp_format` a strptime format.
+    frequency, `timestamp_format` a strptime format. `hold_out` keeps the last steps of every
+    series back, as many as are forecast.
     """
 
     item: str = ""
@@ -26,6 +27,7 @@ class ColumnOptions:
     multivariate: bool = False
     freq: str = ""
     timestamp_format: str = ""
+    hold_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

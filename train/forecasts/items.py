@@ -23,7 +23,7 @@ from train.forecasts.time_axis import TimeAxis, dates_ahead, make_axis
 class Item:
     """A series to forecast: targets `columns`, dates [L] of the history and [H] ahead.
 
-    `column` is the target where an item has several series.
+    `column` is the target where an item has several series, `truth` [C, H] what was held out.
     """
 
     item_id: str
@@ -33,6 +33,7 @@ class Item:
     ahead: pd.DatetimeIndex
     offset: BaseOffset
     column: str = ""
+    truth: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +91,9 @@ def read_items(
             column = targets[0] if named and not options.multivariate else ""
             try:
                 require_usable(rows, frame, columns.numbers, _used(columns, targets))
-                item = _make_item(item_id, rows, axis, targets, columns, prediction_length)
+                item = _make_item(
+                    item_id, rows, axis, targets, columns, prediction_length, options.hold_out
+                )
                 found.append(replace(item, column=column))
             except ValueError as error:
                 found.append(BadSeries(item_id, column, str(error)))
@@ -137,6 +140,7 @@ def _make_item(
     targets: tuple[str, ...],
     columns: Columns,
     prediction_length: int,
+    hold_out: bool,
 ) -> Item:
     """The series of some targets of an item, without the steps before its first value."""
     if isinstance(axis, ValueError):
@@ -147,9 +151,17 @@ def _make_item(
     grid_KL[:, axis.place] = rows.values.T
     all_targets = grid_KL[: len(columns.targets)]
     end = _last(all_targets) + 1
-    target_CL = grid_KL[[columns.numbers.index(name) for name in targets], :end]
+    if hold_out:
+        end -= prediction_length
+        if end < 1:
+            raise ValueError(
+                f"it has {end + prediction_length} steps; none is left before the "
+                f"{prediction_length} that are held out"
+            )
+    of_targets = [columns.numbers.index(name) for name in targets]
+    target_CL = grid_KL[of_targets, :end]
     if np.isnan(target_CL).all():
-        raise ValueError(f"none of its {len(rows.dates)} rows has a value")
+        raise ValueError(f"none of its {min(end, len(rows.dates))} rows has a value")
     start = int((~np.isnan(target_CL)).any(axis=0).argmax())
     last: Any = axis.dates[end - 1]
     ahead = dates_ahead(last, axis.offset, prediction_length)
@@ -170,6 +182,7 @@ def _make_item(
         dates=axis.dates[start:end],
         ahead=ahead,
         offset=axis.offset,
+        truth=grid_KL[of_targets, end : end + prediction_length] if hold_out else None,
     )
 
 

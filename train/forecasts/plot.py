@@ -42,14 +42,12 @@ def save_plots(
 
 
 @figures.styled
-def band_plot(item: Item, forecast: Forecast, truth: np.ndarray | None = None) -> Figure:
-    """A panel a target (at most MAX_PANELS); `truth` [C, H] is drawn where it is known."""
+def band_plot(item: Item, forecast: Forecast) -> Figure:
+    """A panel a target (at most MAX_PANELS), with the truth where it was held out."""
     shown = figures.spread(len(item.columns), MAX_PANELS)
     figure, axes = figures.grid(len(shown), 1, width=9.5, height=1.9 * len(shown) + 0.9)
     for (ax,), target in zip(axes, shown, strict=True):
         _panel(ax, item, forecast, target)
-        if truth is not None:
-            ax.plot(item.ahead.to_numpy(), truth[target], color=figures.INK, lw=1.2, label="truth")
         figures.date_axis(ax, bottom=target == shown[-1], long=True)
         if len(item.columns) > 1:
             ax.set_ylabel(figures.short(item.columns[target]), parse_math=False)
@@ -85,6 +83,8 @@ def _panel(ax: Axes, item: Item, forecast: Forecast, target: int) -> None:
             ax.fill_between(ahead, bottom, top, color=figures.BLUE, alpha=alpha, lw=0, label=label)
     median = forecast.at(0.5)[:, target]
     ax.plot(ahead, median, color=figures.BLUE, lw=1.6, marker=marker, ms=4, label="median")
+    if item.truth is not None:
+        ax.plot(ahead, item.truth[target], color=figures.INK, lw=1.1, marker=marker, label="truth")
     ax.set_xlim(dates[0], end)
     ax.margins(y=0.08)
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from train.forecasts.frames import (
     forecast_items,
     require_levels,
 )
+from train.forecasts.holdout import score_held_out
 from train.forecasts.items import SeriesTable
 from train.forecasts.plot import save_plots
+from train.forecasts.score import table as print_scores
 from train.forecasts.systems import LoadOptions, load_forecaster
 from train.forecasts.time_axis import season_length
 from train.progress import counting_bar
@@ -82,8 +85,11 @@ def run_forecast(options: ForecastOptions, columns: ColumnOptions, console: Cons
     with console.status("writing"):
         write.write_quantiles(folder, found, options.quantiles, table.named_targets)
         has_samples = write.write_samples(folder, found)
-        write.write_settings(folder, _settings(options, columns, table, found, seconds))
+        scores = _score(folder, options, found, console) if columns.hold_out else {}
+        settings = _settings(options, columns, table, found, seconds)
+        write.write_settings(folder, {**settings, "scores": scores})
     written = [write.QUANTILES, *([write.SAMPLES] if has_samples else []), write.BAD]
+    written += [write.SCORES] if scores else []
     shown = min(options.max_plots, len(found.items))
     if shown:
         with counting_bar(console, "drawing", shown, "series") as progress:
@@ -101,6 +107,15 @@ def _load(options: ForecastOptions, table: SeriesTable) -> LoadOptions:
         season=options.season or usual,
         context_length=options.context_length,
     )
+
+
+def _score(
+    folder: Path, options: ForecastOptions, found: Forecasts, console: Console
+) -> dict[str, Any]:
+    scores, by_series = score_held_out(found, options.system, options.season)
+    write.write_scores(folder, by_series)
+    print_scores(scores, console, f"the last {options.horizon} steps, held out")
+    return scores
 
 
 def _settings(

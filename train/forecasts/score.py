@@ -73,6 +73,17 @@ def held_out(
     )
 
 
+def joined(parts: list[HeldOut]) -> HeldOut:
+    """Windows of several series of one name and season, scored together."""
+    return HeldOut(
+        name=parts[0].name,
+        season=parts[0].season,
+        histories=tuple(one for part in parts for one in part.histories),
+        future=np.concatenate([part.future for part in parts]),
+        naive_error=np.concatenate([part.naive_error for part in parts]),
+    )
+
+
 def seasonal_naive(history: np.ndarray, horizon: int, season: int) -> np.ndarray:
     """The last season [L] again and again, [H]; without a whole season the mean, as GluonTS does.
 
@@ -114,7 +125,7 @@ def score_naive(held: HeldOut) -> dict[str, float]:
     point = np.stack(
         [seasonal_naive(one.target[0], held.horizon, held.season) for one in held.histories]
     )
-    return _scores(held, np.broadcast_to(point, (len(LEVELS), *point.shape)))
+    return scores_of(held, np.broadcast_to(point, (len(LEVELS), *point.shape)))
 
 
 def score(
@@ -134,10 +145,11 @@ def score(
         if isinstance(one, ValueError):
             raise ValueError(f"no forecast of {history.item_id}: {one}") from one
         quantiles.append([one.at(level)[:, 0] for level in LEVELS])
-    return _scores(held, np.swapaxes(np.array(quantiles), 0, 1))
+    return scores_of(held, np.swapaxes(np.array(quantiles), 0, 1))
 
 
-def _scores(held: HeldOut, quantiles_QWH: np.ndarray) -> dict[str, float]:
+def scores_of(held: HeldOut, quantiles_QWH: np.ndarray) -> dict[str, float]:
+    """Scores of quantiles at LEVELS: CRPS, MASE of the median, share inside the outermost."""
     inside = (quantiles_QWH[0] <= held.future) & (held.future <= quantiles_QWH[-1])
     seen = ~np.isnan(held.future)
     return {

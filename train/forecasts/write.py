@@ -21,6 +21,7 @@ QUANTILES, SAMPLES, BAD, SETTINGS = (
     "forecast.json",
 )
 
+SCORES = "scores.csv"
 KEPT = "Files written before are whole"
 
 
@@ -73,6 +74,12 @@ def write_samples(folder: Path, found: Forecasts) -> bool:
     with replacing(folder / SAMPLES, KEPT) as file:
         np.savez(file, **arrays)
     return True
+
+
+def write_scores(folder: Path, scores: pd.DataFrame) -> None:
+    """scores.csv: a row a series, its scores and those of the seasonal naive."""
+    with replacing(folder / SCORES, KEPT) as file:
+        file.write(scores.to_csv(index=False, float_format="%.6g").encode())
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -201,3 +201,38 @@ def test_plots_have_names_of_their_own(tmp_path):
     assert len({path.name.lower() for path in paths}) == 6
     assert all(path.parent == tmp_path / "plots" for path in paths)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_hold_out_scores_what_is_known(command, tmp_path):
+    frame = sales(("a", "b")).assign(hour=lambda table: table.timestamp.dt.hour)
+    frame.loc[97, "target"] = np.nan
+    frame = pd.concat([frame, sales(("short",), rows=HORIZON).assign(hour=0)])
+    words = ("--hold-out", "--known-covariates", "hour", "--samples", 50)
+    status, printed = command(frame, *words)
+    assert status == 0
+    assert "short: it has 6 steps; none is left before the 6 that are held out" in printed
+    assert "seasonal naive, points" in printed
+    scores = pd.read_csv(tmp_path / "out/scores.csv")
+    options = ColumnOptions(known_ahead=("hour",), hold_out=True)
+    table = read_items(frame.reset_index(drop=True), options, HORIZON, "the table")
+    for item, row in zip(table.items, scores.itertuples(), strict=True):
+        target = frame[frame.item_id == item.item_id].target.to_numpy()
+        np.testing.assert_array_equal(item.truth[0], target[-HORIZON:])
+        np.testing.assert_array_equal(item.history.target[0], target[:-HORIZON])
+        assert item.history.known_ahead.shape == (1, 100)
+        past = target[:-HORIZON]
+        naive = np.nanmean(np.abs(past[SEASON:] - past[:-SEASON]))
+        error = np.nanmean(np.abs(target[-HORIZON:] - past[-SEASON:][:HORIZON]))
+        assert row.naive_mase == pytest.approx(error / naive, rel=1e-5)
+        assert row.mase == pytest.approx(row.naive_mase, rel=0.5)
+    settings = json.loads((tmp_path / "out/forecast.json").read_text())
+    assert settings["scores"]["season 24"]["seasonal-naive"]["crps"] > 0
+    found = Forecasts(
+        items=table.items,
+        forecasts=tuple(
+            SeasonalNaive(SEASON).forecast([item.history for item in table.items], HORIZON)
+        ),
+        bad=(),
+    )
+    labels = band_plot(found.items[0], found.forecasts[0]).axes[0].get_legend_handles_labels()[1]
+    assert labels[-1] == "truth"
