@@ -11,11 +11,15 @@ from lowering.rules.elementwise import binary
 from lowering.rules.shape import concatenate, replace_block, slab, static_starts
 
 MOST_RUNS = 2  # more pieces than this cost more than one gather
+MOST_PICKED_FROM = 1024  # rows; from more a product with 0 and 1 costs more than a gather
 
 
 @lowers("gather")
 def gather(ctx: Context, x, indices, *, dimension_numbers, slice_sizes, mode=None, **_):
     numbers = dimension_numbers
+    if (number := uniform(x)) is not None:
+        result = ctx.node.outputs[0]
+        return Known(np.full(result.shape, number, result.dtype))
     if numbers.operand_batching_dims:
         return _along_axis(ctx, x, indices, numbers, slice_sizes, mode)
     axis = _row_axis(x, numbers, slice_sizes)
@@ -95,9 +99,7 @@ def _rows(ctx: Context, x, indices, axis: int, mode) -> Operand:
         flat = indices if len(indices.shape) == 2 else ctx.reshape(indices, (1, count))
         rows = ctx.emit("embedding", ctx.convert(flat, "uint32"), x, layout="tile")
         return ctx.reshape(rows, (count, x.shape[1]))
-    index = ctx.convert(ctx.reshape(indices, shape), "uint32")
-    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-    return gather_along(ctx, x, expand(ctx, index, shape), axis)
+    return _picked(ctx, x, ctx.reshape(indices, shape), axis)
 
 
 @lowers("dynamic_slice")
@@ -178,13 +180,11 @@ def _picked(ctx: Context, x: Operand, index: Operand, axis: int) -> Operand:
 
     Rows, one index for a whole one, are a product with 0 and 1: exact for bfloat16.
     """
-    number = uniform(x)
     shape = tuple(index.shape[i] if i == axis else size for i, size in enumerate(x.shape))
-    if number is not None:
-        return Known(np.full(shape, number, x.dtype))
     precise = ctx.policy == "float32" or ctx.source.float32 or x.dtype != "float32"
     last = len(x.shape) - 1
-    if not precise and last >= 2 and axis == last - 1 and index.shape[last] == 1:
+    rows = last >= 2 and axis == last - 1 and index.shape[last] == 1
+    if rows and not precise and x.shape[axis] <= MOST_PICKED_FROM:
         places = np.arange(x.shape[axis], dtype=np.int32).reshape(*(1,) * last, -1)
         hits = binary(ctx, "eq", index, Known(places), dtype="float32")
         return ctx.emit("matmul", expand(ctx, hits, (*x.shape[:axis], *hits.shape[axis:])), x)
