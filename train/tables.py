@@ -116,6 +116,7 @@ def read_frame(
     *,
     min_rows: int = 3,
     text_columns: tuple[str, ...] = (),
+    decimal: str = ".",
     options: OptionNames = TRAIN_OPTIONS,
 ) -> Any:
     """The DataFrame of a CSV, plain or gzip, with names of columns as text; ValueError if none.
@@ -129,7 +130,7 @@ def read_frame(
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        frame = pd.read_csv(io.BytesIO(text), sep=separator)
+        frame = pd.read_csv(io.BytesIO(text), sep=separator, decimal=decimal)
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"data file {str(path)!r} is empty") from error
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:

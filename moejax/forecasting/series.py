@@ -90,7 +90,7 @@ class Forecast:
     @property
     def mean(self) -> np.ndarray:
         """[H, C]: the mean of the samples, or the median where there are none."""
-        return self.at(0.5) if self.samples is None else self.samples.mean(axis=0)
+        return self.at(0.5) if self.samples is None else self.samples.mean(axis=0, dtype=np.float64)
 
 
 class Forecaster(Protocol):

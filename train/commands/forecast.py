@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-plots", type=int, default=20, metavar="N", help="series to draw (%(default)s)")
     group = parser.add_argument_group("the CSV").add_argument
     group("--separator", default=",", metavar="C", help="between cells (%(default)r)")
+    group("--decimal", default=".", metavar="C", help="in numbers, . or , (%(default)s)")
     group("--item-column", default="", metavar="NAME", help="makes it long; item_id is found")
     group("--timestamp-column", default="", metavar="NAME", help="found by name and content")
     group("--target-columns", nargs="+", default=[], metavar="NAME", help="what to forecast")
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         horizon=args.horizon,
         out=args.out,
         separator=args.separator,
+        decimal=args.decimal,
         context_length=args.context,
         num_samples=args.samples,
         seed=args.seed,

@@ -1,10 +1,13 @@
 """Which columns of a table play which part: item, timestamp, targets, covariates."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from train.tables import find_date_column, nearest, to_numbers
 
+# what pandas calls a column without a name, such as an index that was written along
+_UNNAMED = re.compile(r"Unnamed: \d+$")
 ITEM_NAMES = ("item_id", "series_id", "unique_id", "id", "series")
 TARGET_NAMES = ("target", "y", "value")
 
@@ -84,11 +87,11 @@ def _find_targets(frame: Any, free: list[str], item: str, source: str) -> tuple[
         for name in TARGET_NAMES:
             if name in free:
                 return (name,)
-    found = [name for name in free if _has_numbers(frame[name])]
+    found = [name for name in free if _has_numbers(frame[name]) and not _UNNAMED.match(name)]
     if not found:
         raise ValueError(
             f"{source} has no column of numbers to forecast. Columns: {', '.join(frame.columns)} "
-            "(decimal comma? another separator?)"
+            "(--decimal , or another --separator ?)"
         )
     if item and len(found) > 1:
         raise ValueError(

@@ -10,7 +10,12 @@ OPTIONS = OptionNames(file="--csv", separator="--separator ';'", date_column="ti
 
 
 def read_csv(
-    path: Path | str, options: ColumnOptions, prediction_length: int, *, separator: str = ","
+    path: Path | str,
+    options: ColumnOptions,
+    prediction_length: int,
+    *,
+    separator: str = ",",
+    decimal: str = ".",
 ) -> SeriesTable:
     """All series of the file; ValueError for what is wrong with it as a whole.
 
@@ -18,5 +23,12 @@ def read_csv(
     """
     path = Path(path)
     texts = (options.item,) if options.item else ITEM_NAMES
-    frame = read_frame(path, separator, min_rows=1, text_columns=texts, options=OPTIONS)
+    if decimal not in (".", ",") or decimal == separator or not separator:
+        raise ValueError(
+            f"separator {separator!r} and decimal {decimal!r}: the separator is one character or "
+            "more, the decimal . or , and another"
+        )
+    frame = read_frame(
+        path, separator, min_rows=1, text_columns=texts, decimal=decimal, options=OPTIONS
+    )
     return read_items(frame, options, prediction_length, str(path), path.name.split(".")[0])

@@ -39,6 +39,7 @@ class ForecastOptions:
     out: str
     checkpoint: str = ""
     separator: str = ","
+    decimal: str = "."
     context_length: int | None = None
     num_samples: int = 100
     seed: int = 0
@@ -59,10 +60,16 @@ class ForecastOptions:
 
 def run_forecast(options: ForecastOptions, columns: ColumnOptions, console: Console) -> Forecasts:
     """Read, forecast, write; ValueError for bad input, also where no series is left."""
-    table = read_csv(options.csv, columns, options.horizon, separator=options.separator)
+    table = read_csv(
+        options.csv,
+        columns,
+        options.horizon,
+        separator=options.separator,
+        decimal=options.decimal,
+    )
     folder = write.prepare_folder(options.out)
     for note in table.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     started = time.perf_counter()
     if table.items:
         with console.status(f"loading {options.system}"):
@@ -151,7 +158,9 @@ def _summary(
     if found.bad:
         console.print(describe_bad(found.bad), highlight=False, soft_wrap=True, markup=False)
     out = options.out
-    console.print(f"Written: {out} ({', '.join(written)})", soft_wrap=True, highlight=False)
+    console.print(
+        f"Written: {out} ({', '.join(written)})", soft_wrap=True, highlight=False, markup=False
+    )
     plots = min(options.max_plots, num_series)
     if plots < num_series:
         console.print(
@@ -162,4 +171,5 @@ def _summary(
         f"Next: {look}read {out}/{write.QUANTILES} with pandas.read_csv",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )

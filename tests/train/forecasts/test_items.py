@@ -44,6 +44,13 @@ def test_wide_columns_are_series():
     assert len(one.ahead) == HORIZON
 
 
+def test_an_index_that_was_written_along_is_no_series(tmp_path):
+    wide().to_csv(tmp_path / "own.csv")
+    table = read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON)
+    assert names(table) == ["a", "b"]
+    assert table.notes == ("columns not used: Unnamed: 0",)
+
+
 def test_multivariate_joins_columns():
     (item,) = read(wide(), multivariate=True).items
     assert item.item_id == "series"
@@ -193,6 +200,17 @@ def test_csv_keeps_names_of_items_and_reads_gzip(tmp_path):
     wide().to_csv(tmp_path / "load.csv", index=False)
     (item,) = read_csv(tmp_path / "load.csv", ColumnOptions(multivariate=True), HORIZON).items
     assert item.item_id == "load"
+
+
+def test_decimal_comma(tmp_path):
+    (tmp_path / "own.csv").write_text("date;a\n01.01.2024;0,5\n02.01.2024;1.234,5\n")
+    with pytest.raises(ValueError, match="no column of numbers .*--decimal"):
+        read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON, separator=";")
+    (tmp_path / "own.csv").write_text("date;a\n01.01.2024;0,5\n02.01.2024;1,5\n")
+    table = read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON, separator=";", decimal=",")
+    np.testing.assert_array_equal(table.items[0].history.target, [[0.5, 1.5]])
+    with pytest.raises(ValueError, match="separator ',' and decimal ','"):
+        read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON, decimal=",")
 
 
 @pytest.mark.parametrize(
