@@ -1,10 +1,13 @@
 """DataFrames and CSVs through a forecaster: what comes back and what is written."""
 
+import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from moejax.forecasting.naive import SeasonalNaive
 from moejax.forecasting.series import Forecast
@@ -13,6 +16,7 @@ from train.forecasts.columns import ColumnOptions
 from train.forecasts.frames import LEVELS, Forecasts, forecast_frame
 from train.forecasts.items import read_items
 from train.forecasts.plot import band_plot, save_plots
+from train.progress import counting_bar
 
 HORIZON, SEASON = 6, 24
 
@@ -236,3 +240,12 @@ def test_hold_out_scores_what_is_known(command, tmp_path):
     )
     labels = band_plot(found.items[0], found.forecasts[0]).axes[0].get_legend_handles_labels()[1]
     assert labels[-1] == "truth"
+
+
+def test_the_bar_tells_rate_and_time_left():
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120)
+    with counting_bar(console, "forecast", 4, "series") as advance:
+        for done in (1, 2, 3):
+            advance(done)
+    assert re.search(r"3/4.* [\d,.]+ series/s.*0:0", text.getvalue())

@@ -204,7 +204,7 @@ def test_csv_keeps_names_of_items_and_reads_gzip(tmp_path):
 
 def test_decimal_comma(tmp_path):
     (tmp_path / "own.csv").write_text("date;a\n01.01.2024;0,5\n02.01.2024;1.234,5\n")
-    with pytest.raises(ValueError, match="no column of numbers .*--decimal"):
+    with pytest.raises(ValueError, match=r"no column of numbers .*--decimal"):
         read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON, separator=";")
     (tmp_path / "own.csv").write_text("date;a\n01.01.2024;0,5\n02.01.2024;1,5\n")
     table = read_csv(tmp_path / "own.csv", ColumnOptions(), HORIZON, separator=";", decimal=",")
