@@ -11,9 +11,9 @@ from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
 from moejax.models.moirai_moe import MoiraiMoEConfig
 from train.api import LoadedRun
 from train.data import Part
-from train.forecasts.score import HeldOut, held_out, score, score_naive
+from train.forecasts.score import HeldOut, held_out, joined, score, score_naive
 from train.lm_task import load_report, model_variables
-from train.moirai_data.config import MixtureConfig
+from train.moirai_data.config import CSV, MixtureConfig
 from train.moirai_data.rows import PackedSeries
 from train.step import Scorer
 from train.workdir import dump, write_text
@@ -39,24 +39,25 @@ class ForecastEvaluation:
 
 
 def windows_of(data: PackedSeries, config: MixtureConfig, part: Part = "test") -> list[HeldOut]:
-    """The held-out windows of the sets that `config.score` names (of a CSV: of that)."""
-    held = []
-    for one in data.sets:
-        rows = getattr(one.splits, part)
-        if (one.name not in config.score and not config.csv) or np.ptp(rows) < config.horizon:
-            continue
+    """The held-out windows of the sets that `config.score` names; of a CSV all series together."""
+    wanted = [one for one in data.sets if one.name in config.score or one.name == CSV]
+    rows = {id(one): getattr(one.splits, part) for one in wanted}
+    wanted = [one for one in wanted if np.ptp(rows[id(one)]) >= config.horizon]
+    by_name: dict[str, list[HeldOut]] = {}
+    for one in wanted:
         columns = config.score_columns or one.num_columns
+        alike = sum(other.name == one.name for other in wanted)
         found = held_out(
             one.name,
             one.values[:, :columns],
-            rows,
+            rows[id(one)],
             horizon=config.horizon,
             context=config.context,
             season=one.season,
-            windows=config.windows,
+            windows=-(-config.windows // alike) if config.csv else config.windows,
         )
-        held.append(found)
-    return held
+        by_name.setdefault(one.name, []).append(found)
+    return [joined(parts) for parts in by_name.values()]
 
 
 def forecast_scores(

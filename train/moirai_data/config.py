@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from moejax.checks import require_choice, require_positive, require_probability
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, CSV = "synthetic", "csv"
 SOURCES = ("etth1", "etth2", "ettm1_head", "weather", "temperatures", SYNTHETIC)
 
 
@@ -14,8 +14,9 @@ class MixtureConfig:
 
     `sources`: names of SOURCES; a set that is not on this machine is left out with a note.
     `weights`: chance of each source, in order (none: equal). `csv`: your own file instead of the
-    sources; its missing cells stay missing, `date_column` and `separator` as for other systems,
-    `columns` chooses some. The split in time is the published one, for a CSV 70/10/20 %.
+    sources, wide or (with `item_column`) long; its missing cells stay missing, longer series are
+    drawn more often, `columns` chooses some. The split in time is the published one, for a CSV
+    70/10/20 % of each series.
 
     A row holds `row_tokens` tokens of samples of `min_tokens` to `max_tokens` tokens a variate; a
     sample has one variate, or by chance `multivariate` two to `max_variates` of the same set. The
@@ -32,6 +33,7 @@ class MixtureConfig:
     weights: tuple[float, ...] = ()
     csv: str = ""
     date_column: str = ""
+    item_column: str = ""
     separator: str = ","
     columns: tuple[str, ...] = ()
     row_tokens: int = 80

@@ -51,11 +51,12 @@ class PackedSeries:
     @property
     def source(self) -> str:
         """Where the series come from."""
-        return ", ".join(one.source for one in self.sets)
+        return ", ".join(dict.fromkeys(one.source for one in self.sets))
 
     def describe(self) -> str:
         """Which sets there are and how many rows, in a line."""
-        sizes = ", ".join(f"{one.name} {one.num_columns} x {one.num_rows}" for one in self.sets)
+        sizes = ", ".join(f"{one.name} {one.num_columns} x {one.num_rows}" for one in self.sets[:8])
+        sizes += f" and {len(self.sets) - 8} more" if len(self.sets) > 8 else ""
         rows = ", ".join(f"{len(self.indices[part])} {part}" for part in PARTS)
         return f"data: {sizes}; rows of {self.plans['start'].shape[1]} tokens: {rows}"
 
@@ -74,6 +75,7 @@ class PackedSeries:
 def pack_series(config: MixtureConfig, patch_sizes: tuple[int, ...]) -> PackedSeries:
     """Load the sets of a mixture and plan its rows; ValueError for every problem with the data."""
     sets, notes = load_sets(config)
+    sets, short = _long_enough(sets, min(patch_sizes))
     width = max(patch_sizes)
     store = make_store(sets, width)
     by_part = {part: _plan_part(config, sets, store, patch_sizes, part) for part in PARTS}
@@ -87,7 +89,7 @@ def pack_series(config: MixtureConfig, patch_sizes: tuple[int, ...]) -> PackedSe
             part: np.arange(low, high, dtype=np.int32)
             for part, low, high in zip(PARTS, counts[:-1], counts[1:], strict=True)
         },
-        notes=(*notes, *(note for one in sets for note in one.notes)),
+        notes=(*notes, *short, *(note for one in sets for note in one.notes)),
         patch_length=width,
     )
 
@@ -201,7 +203,7 @@ def _training_spans(
     rng: np.random.Generator,
 ) -> list[_Span]:
     """Samples, drawn until no more fits a row."""
-    heaps = np.cumsum(_chances(config, sets, min(sizes)))
+    heaps = np.cumsum(_chances(config, sets))
     spans: list[_Span] = []
     for row in range(config.rows):
         place = sample = 0
@@ -226,21 +228,32 @@ def _training_spans(
     return spans
 
 
-def _chances(config: MixtureConfig, sets: list[SeriesSet], patch: int) -> np.ndarray:
-    """The weight of each set that was found."""
-    names = ("csv",) if config.csv else config.sources
-    weights = dict(zip(names, config.weights or [1.0] * len(names), strict=True))
-    for one in sets:
-        low, high = one.splits.train
-        if high - low < 2 * patch:
-            raise ValueError(
-                f"{one.name} has {high - low} training rows; two patches need {2 * patch}:"
-                " give a longer series, or smaller patches"
-            )
+def _chances(config: MixtureConfig, sets: list[SeriesSet]) -> np.ndarray:
+    """The weight of each set that was found; series of a CSV count by their length."""
+    if config.csv:
+        return np.array([one.values.size for one in sets], np.float64)
+    weights = dict(zip(config.sources, config.weights or [1.0] * len(config.sources), strict=True))
     chances = np.array([weights[one.name] for one in sets])
     if not chances.sum() > 0:
         raise ValueError("data.weights leaves no source with a chance")
     return chances
+
+
+def _long_enough(sets: list[SeriesSet], patch: int) -> tuple[list[SeriesSet], list[str]]:
+    """The sets whose training part holds two patches, and notes on the others."""
+    kept, notes = [], []
+    for one in sets:
+        low, high = one.splits.train
+        if high - low >= 2 * patch:
+            kept.append(one)
+        else:
+            notes.append(
+                f"{one.name} ({', '.join(one.columns[:3])}) is left out: it has {high - low}"
+                f" training rows; two patches need {2 * patch}"
+            )
+    if not kept:
+        raise ValueError(f"no series is long enough: {notes[0]}")
+    return kept, notes
 
 
 @dataclass(frozen=True)

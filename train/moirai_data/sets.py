@@ -1,12 +1,14 @@
 """Sets of series for a mixture: values with their missing cells, the parts in time, the season."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from train.data import DataConfig, Splits
-from train.moirai_data.config import SYNTHETIC, MixtureConfig
+from train.forecasts.columns import ColumnOptions
+from train.forecasts.csv import read_csv
+from train.forecasts.time_axis import season_length
+from train.moirai_data.config import CSV, SYNTHETIC, MixtureConfig
 from train.moirai_data.synthetic import synthetic
 from train.sources import load_ettm1_head, load_series
 from train.tables import Series
@@ -55,7 +57,7 @@ def load_sets(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
     ValueError when none is there, and for every problem with the user's own file.
     """
     if config.csv:
-        return [_own(config)], []
+        return _own(config)
     sets, notes = [], []
     for name in config.sources:
         found = _named(name, config)
@@ -116,17 +118,30 @@ def _set(name: str, series: Series) -> SeriesSet:
     )
 
 
-def _own(config: MixtureConfig) -> SeriesSet:
-    from train.tables import read_table
-
-    series = read_table(
-        Path(config.csv),
-        separator=config.separator,
-        date_column=config.date_column,
-        columns=config.columns,
-        interpolate=True,
+def _own(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
+    """The series of the user's CSV, wide or long, each split in time by itself."""
+    options = ColumnOptions(
+        item=config.item_column,
+        timestamp=config.date_column,
+        targets=config.columns,
+        multivariate=config.multivariate > 0,
     )
-    return _set("csv", series)
+    table = read_csv(config.csv, options, 1, separator=config.separator)
+    sets = [
+        SeriesSet(
+            name=CSV,
+            values=np.asarray(item.history.target, np.float64).T,
+            columns=tuple(f"{item.item_id}/{name}" for name in item.columns),
+            splits=Splits.ratio(item.history.target.shape[1]),
+            season=season_length(table.items[0].offset),
+            source=config.csv,
+        )
+        for item in table.items
+    ]
+    bad = [f"series {one.name} is left out: {one.reason}" for one in table.bad]
+    if not sets:
+        raise ValueError(f"{config.csv} holds no series to train on. {'; '.join(bad)}")
+    return sets, [*table.notes, *bad]
 
 
 def _all_training(rows: int) -> Splits:

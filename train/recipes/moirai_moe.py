@@ -99,12 +99,14 @@ def moirai_finetune() -> MoiraiRun:
     """A trained or published MOIRAI-MoE, trained on with your own CSV.
 
     moejax train moirai_finetune --set training.start=FOLDER data.csv=FILE
+    FOLDER: a checkpoint's, or the workdir of a run. In place of a CSV, data.sources=etth1 (or
+    others) with data.score=etth1 trains on with what a recipe knows.
     """
     base = moirai_pretrain()
     return MoiraiRun(
         recipe="moirai_finetune",
         model=base.model,
-        data=replace(base.data, weights=(), rows=4096),
+        data=replace(base.data, sources=("temperatures",), weights=(), rows=4096),
         optim=_optim(learning_rate=1e-4, warmup_steps=10),
         loop=_loop(epochs=5, steps_per_epoch=40, batch_size=16),
     )
@@ -152,6 +154,11 @@ def _loop(*, epochs: int, steps_per_epoch: int = 200, batch_size: int = 16) -> L
 
 def load(config: MoiraiRun) -> PackedSeries:
     """The mixture of a config, packed for its model, or for the one that training starts with."""
+    if config.recipe == moirai_finetune.__name__ and not config.training.start:
+        raise ValueError(
+            "training.start is empty; name the model to begin with: --set training.start=FOLDER,"
+            " a checkpoint's folder or a workdir of `moejax train`"
+        )
     try:
         sizes = _started(config).patch_sizes
     except ValueError:

@@ -70,7 +70,9 @@ def test_scores_are_those_of_gluonts():
         seasonality=season,
     )
     ours = score_naive(held)
-    np.testing.assert_allclose(ours["crps"], theirs["mean_weighted_sum_quantile_loss"].iloc[0], 1e-6)
+    np.testing.assert_allclose(
+        ours["crps"], theirs["mean_weighted_sum_quantile_loss"].iloc[0], 1e-6
+    )
     np.testing.assert_allclose(ours["mase"], theirs["MASE[0.5]"].iloc[0], 1e-6)
 
 

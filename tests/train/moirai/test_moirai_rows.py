@@ -217,7 +217,11 @@ def test_a_wrong_config_is_refused(settings, message):
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        (9, {}, "synthetic has 6 training rows; two patches need 8"),
+        (
+            9,
+            {},
+            "no series is long enough: synthetic .0, 1, 2. is left out: it has 6 training rows",
+        ),
         (60, {"horizon": 40}, "no set has a val part of 40 rows"),
         (800, {"horizon": 80}, "data.row_tokens is 20; data.horizon 80 alone takes 20 tokens"),
     ],
