@@ -35,10 +35,13 @@ def packed_scale(
 
     count_BT = total(jnp.ones_like(x_BTP))
     divisor_BT = jnp.maximum(count_BT, 1.0)
-    # the mean of what a first mean leaves: a large offset costs no digits
+    # what a rough mean leaves over: a large offset costs no digits
     rough_BT = total(x_BTP) / divisor_BT
-    mean_BT = rough_BT + total(x_BTP - rough_BT[..., None]) / divisor_BT
-    spread_BT = total(jnp.square(x_BTP - mean_BT[..., None]))
+    rest_BTP = x_BTP - rough_BT[..., None]
+    shift_BT = total(rest_BTP) / divisor_BT
+    mean_BT = rough_BT + shift_BT
+    spread_BT = total(jnp.square(rest_BTP)) - count_BT * jnp.square(shift_BT)
+    spread_BT = jnp.maximum(spread_BT, 0.0)
     variance_BT = spread_BT / jnp.maximum(count_BT - 1.0, 1.0)
     real_BT = sample_BT != 0
     loc_BT = jnp.where(real_BT, mean_BT, 0.0)

@@ -124,10 +124,13 @@ class MoEConfig:
     def _check_centroids(self):
         require_choice("centroids", self.centroids, (None, *CENTROIDS))
         routing = self.routing
-        if self.centroids and (routing.strategy == "soft" or routing.has_bias):
+        if self.centroids and (
+            routing.strategy == "soft" or routing.has_bias or routing.input_jitter
+        ):
             raise ValueError(
-                f"centroids is {self.centroids!r}; with strategy {routing.strategy!r} and"
-                f" use_bias={routing.use_bias} the router needs a kernel: centroids=None"
+                f"centroids is {self.centroids!r}; strategy {routing.strategy!r} with"
+                f" use_bias={routing.use_bias} and input_jitter={routing.input_jitter} needs a"
+                " kernel: centroids=None"
             )
 
     def _check_plus(self):
