@@ -13,12 +13,11 @@ import numpy as np
 import lowering
 from lowering.exporter import Check
 from lowering.ir import Arch, Policy
-from moejax.models.moe_lm import LMConfig
 from train.api import LoadedRun, load_run
 from train.evaluate import forecast
-from train.lower_lm import LMSource, from_checkpoint, from_lm_run, is_checkpoint, lower_lm
+from train.lower_lm import find_lm, lower_lm
+from train.lower_moirai import find_moirai, lower_moirai
 from train.step import Scorer
-from train.workdir import Workdir
 
 DEFAULT_BATCH = 32
 
@@ -34,6 +33,20 @@ class Source:
     model: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something that can be lowered.
+
+    `find`: what a source's text stands for, None where it is of another kind. `lower`: (what was
+    found, folder, arch=, policy=, check=, and the options named in `takes`) -> reports by name.
+    """
+
+    what: str
+    find: Callable[[str], Any]
+    lower: Callable[..., dict[str, dict[str, Any]]]
+    takes: tuple[str, ...] = ()
+
+
 def lower_source(
     source: str,
     out: str | Path,
@@ -41,49 +54,53 @@ def lower_source(
     arch: Arch = "wormhole_b0",
     policy: Policy = "bfloat16",
     check: Check = "auto",
-    batch: int | None = None,
-    prune: float = 0.0,
-    prompt: int | None = None,
-    slots: int | None = None,
+    **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Lower a workdir, the folder of a published language model, or `package.module:function` that
-    returns (function, params, inputs).
+    """Lower a workdir, the folder of a published model, or `package.module:function` that returns
+    (function, params, inputs).
 
-    `prune`: leave out experts whose weight stays under it on the validation windows; the report
-    then has the test scores of both. `prompt`, `slots`: of a language model, see `lower_lm`.
-    Returns the report of each program by name; ValueError for a source that is none of these.
+    `options`: what the kind of source takes (KINDS), None where it is left out. Returns the report
+    of each program by name; ValueError for a source of no kind, or an option that its kind does not
+    take.
     """
-    options: dict[str, Any] = {"arch": arch, "policy": policy, "check": check}
-    language = _language_model(source)
-    if language is not None:
-        if prune:
-            raise ValueError("experts can be left out of a forecaster only; leave --prune out")
-        sizes = {"batch": batch or 1, "prompt": prompt, "slots": slots}
-        return lower_lm(language, out, **options, **sizes)
-    if prompt or slots:
-        raise ValueError("prompt and slots are sizes of a language model; this source is none")
-    if ":" in source and not Path(source).exists():
-        if prune:
-            raise ValueError("experts can be left out of a workdir's model only")
-        found, cost = _from_import(source), None
-    else:
-        run = load_run(source)
-        run, cost = prune_run(run, prune) if prune else (run, None)
-        found = from_run(run, batch or DEFAULT_BATCH)
+    given = {name: value for name, value in options.items() if value is not None}
+    kinds = ((kind, kind.find(source)) for kind in KINDS)
+    kind, found = next((kind, found) for kind, found in kinds if found is not None)
+    if unknown := [name for name in given if name not in kind.takes]:
+        raise ValueError(
+            f"{source} is {kind.what}, which takes no {', '.join(unknown)}; it takes"
+            f" {', '.join(kind.takes) or 'none'}"
+        )
+    return kind.lower(found, out, arch=arch, policy=policy, check=check, **given)
+
+
+def lower_run(
+    run: LoadedRun,
+    out: str | Path,
+    *,
+    batch: int = DEFAULT_BATCH,
+    prune: float = 0.0,
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """A trained forecaster's program. `prune`: leave out experts whose weight stays under it on the
+    validation windows; the report then has the test scores of both.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    run, cost = prune_run(run, prune) if prune else (run, None)
+    found = from_run(run, batch)
     model = found.model | ({"pruned": cost} if cost else {})
-    report = lowering.export(
-        found.function, found.params, found.inputs, out, name=found.name, model=model, **options
-    )
+    return _export(replace(found, model=model), out, **options)
+
+
+def _export(found: Source, out: str | Path, **options: Any) -> dict[str, dict[str, Any]]:
+    arguments = found.function, found.params, found.inputs
+    report = lowering.export(*arguments, out, name=found.name, model=found.model, **options)
     return {found.name: report}
 
 
-def _language_model(source: str) -> LMSource | None:
-    if is_checkpoint(source):
-        return from_checkpoint(source)
-    if not Path(source).is_dir():
-        return None
-    language = isinstance(Workdir(source).read_config().model, LMConfig)
-    return from_lm_run(load_run(source)) if language else None
+def _find_function(source: str) -> Source | None:
+    return _from_import(source) if ":" in source and not Path(source).exists() else None
 
 
 def from_run(run: LoadedRun, batch: int) -> Source:
@@ -147,3 +164,20 @@ def _from_import(source: str) -> Source:
     return Source(
         name=attribute, function=function, params=params, inputs=jax.tree.map(np.asarray, inputs)
     )
+
+
+# the first whose `find` knows the source; the last one's says what is wrong with it
+KINDS = (
+    Kind(
+        what="a MOIRAI-MoE",
+        find=find_moirai,
+        lower=lower_moirai,
+        takes=(
+            *("batch", "context", "horizon", "patch_size"),
+            *("targets", "known_ahead", "past_only"),
+        ),
+    ),
+    Kind(what="a language model", find=find_lm, lower=lower_lm, takes=("batch", "prompt", "slots")),
+    Kind(what="a function", find=_find_function, lower=_export),
+    Kind(what="a run of a forecaster", find=load_run, lower=lower_run, takes=("batch", "prune")),
+)

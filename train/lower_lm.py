@@ -16,9 +16,10 @@ from moejax.interop.lm.load import load_lm
 from moejax.layers.cache import Cache, kv_update
 from moejax.models.moe_lm import CausalLM, LMConfig
 from moejax.moe.dispatch import Implementation
-from train.api import LoadedRun
+from train.api import LoadedRun, load_run
 from train.lm_task import model_variables
 from train.pad_heads import pad_heads
+from train.workdir import Workdir
 
 DEFAULT_PROMPT = 128
 
@@ -30,6 +31,16 @@ class LMSource:
     name: str
     config: LMConfig
     variables: Any
+
+
+def find_lm(source: str) -> LMSource | None:
+    """The language model of a checkpoint's folder or of a workdir; None for another system's."""
+    if is_checkpoint(source):
+        return from_checkpoint(source)
+    if not Path(source).is_dir():
+        return None
+    language = isinstance(Workdir(source).read_config().model, LMConfig)
+    return from_lm_run(load_run(source)) if language else None
 
 
 def is_checkpoint(source: str | Path) -> bool:

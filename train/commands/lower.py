@@ -1,10 +1,12 @@
 """Lower a trained run to a ttnn program: a folder with program, weights, code and report.
 
-SOURCE is a workdir of `moejax train`, the folder of a published language model, or module:function
-of your own that returns (function, params, inputs) with inputs a dict of example arrays. A language
-model becomes two programs, prefill and decode, that share weights and caches.
+SOURCE is a workdir of `moejax train`, the folder of a published language model or MOIRAI-MoE, or
+module:function of your own that returns (function, params, inputs) with inputs a dict of example
+arrays. A language model becomes two programs, prefill and decode, that share weights and caches; a
+MOIRAI-MoE one program, which `python -m lowering.runtime` forecasts with.
 
   moejax lower runs/mole_etth1 --out runs/mole_etth1/program --check mock
+  moejax lower moirai-moe-1.0-R-small --out program --context 512 --horizon 96 --batch 32
   moejax lower runs/lm_small --out program --prompt 64 --slots 256
   moejax lower runs/mole_etth1 --out pruned --prune 0.05
   moejax lower mymodel:example --out program --policy bfloat8_b --arch blackhole
@@ -16,6 +18,17 @@ from typing import Any
 HELP = "lower a trained run to a ttnn program"
 ARCHS = ("wormhole_b0", "blackhole")
 POLICIES = ("bfloat16", "float32", "bfloat8_b")
+SIZES = {
+    "batch": "sequences a run (32; of a language model or a MOIRAI-MoE 1)",
+    "prompt": "longest prompt of a language model (up to 128)",
+    "slots": "prompt and continuation together (twice the prompt)",
+    "context": "steps of history that a MOIRAI-MoE sees (512)",
+    "horizon": "steps that it forecasts (96)",
+    "patch_size": "steps of a token, if it knows several (16)",
+    "targets": "series that it forecasts together (1)",
+    "known_ahead": "covariates whose future is known (0)",
+    "past_only": "covariates of the past (0)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,19 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="have ttnn's mock device accept every op (default: where ttnn is installed)",
     )
-    parser.add_argument(
-        "--batch", type=int, metavar="N", help="sequences a run (32; of a language model 1)"
-    )
-    parser.add_argument(
-        "--prompt", type=int, metavar="N", help="longest prompt of a language model (up to 128)"
-    )
-    parser.add_argument(
-        "--slots", type=int, metavar="N", help="prompt and continuation together (twice the prompt)"
-    )
+    for name, text in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
     parser.add_argument(
         "--prune",
         type=float,
-        default=0.0,
         metavar="WEIGHT",
         help="leave out experts whose weight stays under this on the validation windows",
     )
@@ -60,10 +65,8 @@ def run(args: argparse.Namespace) -> int:
             arch=args.arch,
             policy=args.policy,
             check=args.check,
-            batch=args.batch,
             prune=args.prune,
-            prompt=args.prompt,
-            slots=args.slots,
+            **{name: getattr(args, name) for name in SIZES},
         )
     failed = [not _show(console, report) for report in reports.values()]
     code = "model.py, program.json, report.json"
