@@ -2,8 +2,11 @@
 
     python -m lowering.runtime FOLDER [--bisect] [--json FILE]
     python -m lowering.runtime FOLDER --generate 1,5,9 --count 32 [--temperature 0.7 --seed 1]
+    python -m lowering.runtime FOLDER --forecast series.csv --out forecast.csv [--samples 100]
 
-With --generate the two programs of a language model continue a prompt of token numbers.
+With --generate the two programs of a language model continue a prompt of token numbers. With
+--forecast the program of a MOIRAI-MoE forecasts every column of a CSV (or the arrays target,
+known_ahead, past_only of an npz); OUT is a CSV of mean and quantiles, or an npz with all samples.
 
 The device is the one that tt-metal's environment variables choose; on a mock the numbers mean
 nothing and are not judged. Exit status 1 when an output leaves the tolerance.
@@ -21,9 +24,11 @@ from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
 from lowering.runtime.folder import Folder, load
+from lowering.runtime.forecast import open_forecaster, read_card
 from lowering.runtime.generate import open_generator, program_folders
 from lowering.runtime.metrics import compare
 from lowering.runtime.sampling import Sampling
+from lowering.runtime.series_files import read_series, write_forecasts
 from lowering.runtime.tensors import to_numpy
 
 # what "equal" means for each policy when the manifest states nothing
@@ -44,11 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest (default)")
     parser.add_argument("--top-k", type=int, default=0)
     parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--forecast", type=Path, metavar="FILE", help="forecast its series")
+    parser.add_argument("--samples", type=int, default=100, help="samples of each series (100)")
+    parser.add_argument("--out", type=Path, help="the forecasts, .csv or .npz")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         if options.generate is not None:
             return _generate(options)
+        if options.forecast is not None:
+            return _forecast(options)
         if len(parts := program_folders(options.folder)) > 1:
             names = " or ".join(map(str, parts))
             raise ValueError(f"{options.folder} is a language model; run {names}, or --generate")
@@ -85,6 +95,35 @@ def _generate(options: argparse.Namespace) -> int:
     if device_kind() == "mock":
         print("a mock device computes no numbers: these tokens mean nothing")
     return 0
+
+
+def _forecast(options: argparse.Namespace) -> int:
+    """Write the forecasts of a file's series; exit status 1 when a series has none."""
+    if options.out is None or options.out.suffix not in (".csv", ".npz"):
+        raise ValueError(
+            f"--out is {options.out}; --forecast needs a file.csv or file.npz to write"
+        )
+    series = read_series(options.forecast, read_card(options.folder).sizes)
+    with open_device() as device:
+        forecaster = open_forecaster(options.folder, device)
+        found = forecaster.forecast(
+            [*series.values()],
+            num_samples=options.samples,
+            seed=options.seed,
+            progress=lambda done: print(f"{done}/{len(series)} series", flush=True),
+        )
+        del forecaster
+    results = dict(zip(series, found, strict=True))
+    bad = {name: error for name, error in results.items() if isinstance(error, ValueError)}
+    good = {name: samples for name, samples in results.items() if name not in bad}
+    if good:
+        write_forecasts(options.out, good)
+        print(f"forecasts of {len(good)} series: {options.out}")
+    for name, error in bad.items():
+        print(f"no forecast of {name}: {error}", file=sys.stderr)
+    if device_kind() == "mock":
+        print("a mock device computes no numbers: these forecasts mean nothing")
+    return 1 if bad else 0
 
 
 def continue_prompt(argument: dict[str, Any]) -> list[list[int]]:

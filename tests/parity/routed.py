@@ -12,9 +12,10 @@ from lowering.backends import reference
 from lowering.ir import Policy
 from moejax.moe.dispatch import dispatch
 from moejax.moe.layer import MoELayer
-from moejax.moe.routing import router_logits, top_k_router
 
 LOGIT_ERROR = 0.01  # of the largest logit: one product of operands in bfloat16
+# of the largest distance, most of which is the squares, summed in float32
+DISTANCE_ERROR = 5e-4
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ def compare_choices(layer: MoELayer, variables: Any, x: np.ndarray, policy: Poli
     """The k largest logits with the device's rounding; AssertionError where logits are off."""
     k = layer.config.routing.top_k
 
-    def choose(params, x):
-        logits = router_logits(x.reshape(-1, x.shape[-1]), params["router_kernel"])
-        return logits, top_k_router(logits, k=k)[0]
+    def choose(variables, x):
+        routing = layer.apply(variables, x.reshape(-1, x.shape[-1]), method="route")
+        return routing.logits, routing.index
 
-    params = variables["params"]
-    expected, experts = map(np.asarray, choose(params, x))
-    program = lower(choose, params, {"x": x}, policy=policy)
+    expected, experts = map(np.asarray, choose(variables, x))
+    program = lower(choose, variables, {"x": x}, policy=policy)
     logits, found = reference.run(program, {"x": x}, "device")
-    error = LOGIT_ERROR * np.abs(expected).max()
+    share = LOGIT_ERROR if layer.config.centroids is None else DISTANCE_ERROR
+    error = share * np.abs(expected).max()
     np.testing.assert_allclose(logits, expected, rtol=0, atol=error)
     ordered = np.sort(expected, axis=1)[:, ::-1]
     sure = ordered[:, k - 1] - ordered[:, k] > 2 * error

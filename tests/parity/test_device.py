@@ -1,11 +1,14 @@
 """P4 of the parity ladder: every model on a card or the simulator, op by op."""
 
 import pytest
-from cases import CASES
+from cases import CASES as FUNCTIONS
+from moirai_cases import forecaster
 
 import lowering
 from lowering import parity
 from lowering.runtime.devices import device_kind
+
+CASES = {**FUNCTIONS, "moirai-moe": lambda: forecaster("mixture")}
 
 
 @pytest.mark.device
