@@ -160,11 +160,6 @@ def _chunks(items: list, size: int) -> Iterator[list]:
         yield items[start : start + size]
 
 
-def is_forecaster(directory: str | Path) -> bool:
-    """Whether a program folder forecasts."""
-    return (Path(directory) / FORECASTER).is_file()
-
-
 def read_card(directory: str | Path) -> Card:
     """What a folder says of its program; ValueError for a folder that says nothing usable."""
     place = Path(directory) / FORECASTER
