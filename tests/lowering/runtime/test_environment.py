@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowering import mock
+from train.lower_moirai import find_moirai, lower_moirai
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("ttnn==0.81.1", "numpy<2", "safetensors")
@@ -93,3 +94,15 @@ def test_saved_program_runs_without_jax(python, saved, tmp_path, arch):
     found = json.loads(report.read_text())
     assert (found["kind"], found["arch"], found["ok"]) == ("mock", arch, True)
     assert len(found["outputs"]) == 2
+
+
+@pytest.mark.slow
+def test_saved_forecaster_forecasts_without_jax(python, tmp_path):
+    model = find_moirai(str(ROOT / "tests/fixtures/moirai_moe/model_c"))
+    lower_moirai(model, tmp_path / "p", check="none", batch=2, context=32, horizon=20)
+    series, out = tmp_path / "series.csv", tmp_path / "forecast.csv"
+    series.write_text("day,a,b\n" + "".join(f"d{i},{i % 7},{i * i}\n" for i in range(40)))
+    files = ["--forecast", str(series), "--out", str(out), "--samples", "3"]
+    done = run(python, ["-m", "lowering.runtime", str(tmp_path / "p"), *files], "wormhole_b0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(out.read_text().splitlines()) == 1 + 2 * 20
