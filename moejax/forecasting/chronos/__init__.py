@@ -1,0 +1,1 @@
+"""Chronos forecasts: series as tokens, sampling, and pipelines around the models."""
