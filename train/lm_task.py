@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from moejax.models.moe_lm import CausalLM, LMConfig
+from moejax.models.moe_lm import IGNORED, CausalLM, LMConfig, token_losses
 from moejax.models.sharding import DATA, lm_mesh, lm_shardings
 from moejax.moe.balancing import COLLECTION, update_router_state
 from moejax.moe.reset import reset_dead_experts
 from moejax.moe.usage import aux_loss
 from train.data import PARTS
-from train.packing import IGNORED, PackedText, Rows, cut_rows
+from train.packing import PackedText, Rows, cut_rows
 from train.task import Task
 
 TRAINING = "training"
@@ -103,16 +103,6 @@ def model_variables(params: Any) -> dict[str, Any]:
 def layers_with_experts(config: LMConfig) -> list[str]:
     """Names of the layers whose load is counted, in order."""
     return [f"layers_{i}" for i in range(config.num_layers) if config.is_sparse(i)]
-
-
-def token_losses(logits_BSV: jax.Array, targets_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(cross-entropy in nats, squared logsumexp), both [B, S], 0 where the target is IGNORED."""
-    counted = targets_BS != IGNORED
-    total_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
-    index = jnp.where(counted, targets_BS, 0)[..., None]
-    chosen_BS = jnp.take_along_axis(logits_BSV, index, axis=-1)[..., 0]
-    nats_BS = jnp.where(counted, total_BS - chosen_BS, 0.0)
-    return nats_BS, jnp.where(counted, total_BS**2, 0.0)
 
 
 def expert_counts(sown: Any, config: LMConfig) -> jax.Array:

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.interop.tokenizer import ByteTokenizer
+from moejax.models.moe_lm import IGNORED
 from train.data import PARTS, Part
 from train.text import Corpus, TextConfig
 
 BEGIN, (END,), FILL = ByteTokenizer.bos_id, ByteTokenizer.eos_ids, ByteTokenizer.pad_id
 MARK = BEGIN  # what the stream holds between documents
-IGNORED = -100
 
 
 @partial(

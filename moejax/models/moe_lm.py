@@ -311,17 +311,24 @@ class CausalLM(nn.Module):
             raise ValueError(f"{ids_BS.shape[1]} tokens do not fit a cache of {slots} slots")
 
 
+def token_losses(logits_BSV: jax.Array, targets_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(cross-entropy in nats, squared logsumexp), float32 [B, S], 0 where the target is IGNORED."""
+    counted = targets_BS != IGNORED
+    logits_BSV = logits_BSV.astype(jnp.float32)
+    total_BS = jax.nn.logsumexp(logits_BSV, axis=-1)
+    index = jnp.where(counted, targets_BS, 0)[..., None]
+    chosen_BS = jnp.take_along_axis(logits_BSV, index, axis=-1)[..., 0]
+    nats_BS = jnp.where(counted, total_BS - chosen_BS, 0.0)
+    return nats_BS, jnp.where(counted, total_BS**2, 0.0)
+
+
 def next_token_loss(logits_BSV: jax.Array, labels_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean cross-entropy in nats, mean squared logsumexp) of predicting the next label.
 
     Logits at i stand against the label at i + 1; labels of -100 take no part. Both are 0 where
     there is none.
     """
-    labels = labels_BS[:, 1:]
-    counted = labels != IGNORED
-    logits = logits_BSV[:, :-1].astype(jnp.float32)
-    total = jax.nn.logsumexp(logits, axis=-1)
-    target = jnp.take_along_axis(logits, jnp.where(counted, labels, 0)[..., None], axis=-1)
-    count = jnp.maximum(jnp.sum(counted), 1)
-    cross = jnp.sum(jnp.where(counted, total - target[..., 0], 0.0)) / count
-    return cross, jnp.sum(jnp.where(counted, total**2, 0.0)) / count
+    targets_BS = labels_BS[:, 1:]
+    nats_BS, squares_BS = token_losses(logits_BSV[:, :-1], targets_BS)
+    count = jnp.maximum(jnp.sum(targets_BS != IGNORED), 1)
+    return jnp.sum(nats_BS) / count, jnp.sum(squares_BS) / count

@@ -12,16 +12,16 @@ import pytest
 from rich.console import Console
 
 from moejax.layers.self_attention import AttentionConfig
-from moejax.models.moe_lm import LMConfig
+from moejax.models.moe_lm import IGNORED, LMConfig, token_losses
 from moejax.moe.config import RoutingConfig
 from moejax.moe.layer import MoEConfig
 from moejax.moe.schedule import Schedule
 from train.checkpoint import params_sha256
 from train.config import LoopConfig, override
-from train.lm_task import LMTraining, load_report, make_task, token_losses
+from train.lm_task import LMTraining, load_report, make_task
 from train.loop import train
 from train.optim import OptimConfig, make_optimizer
-from train.packing import IGNORED, pack
+from train.packing import pack
 from train.recipes import build
 from train.step import Scorer, Trainer, init_state, make_call
 from train.text import Corpus, TextConfig

@@ -9,10 +9,10 @@ import pytest
 
 from moejax.interop.tokenizer import ByteTokenizer
 from moejax.layers.self_attention import AttentionConfig
-from moejax.models.moe_lm import CausalLM, LMConfig
+from moejax.models.moe_lm import IGNORED, CausalLM, LMConfig
 from moejax.moe.config import RoutingConfig
 from moejax.moe.layer import MoEConfig
-from train.packing import BEGIN, END, IGNORED, cut_rows, pack
+from train.packing import BEGIN, END, cut_rows, pack
 from train.text import Corpus, TextConfig, load_corpus
 
 DOCUMENTS = (b"one", b"", b"the second", b"a third one that is longer than a row", b"x")
