@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from lm_cases import LANGUAGE_MODELS, random_variables
+from routed import routed_by
 
 from lowering.api import lower_graph_of
 from lowering.backends.reference import HostSession
@@ -168,18 +169,7 @@ def with_choices(function: Callable[..., Any], count: int) -> Callable[..., Any]
     def call(variables, *arguments):
         *given, state = arguments
         pairs = iter(zip(given[count::2], given[count + 1 :: 2], strict=True))
-
-        def inject(run, args, kwargs, context):
-            if not (isinstance(context.module, MoELayer) and context.method_name == "route"):
-                return run(*args, **kwargs)
-            index, weight = next(pairs)
-            config = context.module.config.routing
-            nothing = jnp.zeros((index.shape[0], config.num_outputs))
-            everything = jnp.ones(index.shape, bool)
-            valid = everything[:, 0]
-            return Routing(index, weight, everything, nothing, nothing, valid, config.num_experts)
-
-        with nn.intercept_methods(inject):
+        with routed_by(pairs):
             return function(variables, *given[:count], state)
 
     return call

@@ -2,14 +2,20 @@
 choices, and the experts under JAX's own routing are compared apart; the whole comes after that.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lowering import lower
 from lowering.backends import reference
 from lowering.ir import Policy
+from moejax.moe.assignment import Routing
 from moejax.moe.dispatch import dispatch
 from moejax.moe.layer import MoELayer
 
@@ -59,3 +65,21 @@ def experts_alone(layer: MoELayer, variables: Any, x: np.ndarray) -> tuple[Any, 
 
     routed = {"index": np.asarray(routing.index), "weight": np.asarray(routing.weight)}
     return function, variables["params"]["experts"], {"x": x_TD, **routed}
+
+
+@contextmanager
+def routed_by(choices: Iterator[tuple[jax.Array, jax.Array]]) -> Iterator[None]:
+    """Every MoE layer called inside takes the next (index, weight) in place of its own routing."""
+
+    def inject(run, args, kwargs, context):
+        if not (isinstance(context.module, MoELayer) and context.method_name == "route"):
+            return run(*args, **kwargs)
+        index, weight = next(choices)
+        config = context.module.config.routing
+        nothing = jnp.zeros((index.shape[0], config.num_outputs))
+        everything = jnp.ones(index.shape, bool)
+        valid = everything[:, 0]
+        return Routing(index, weight, everything, nothing, nothing, valid, config.num_experts)
+
+    with nn.intercept_methods(inject):
+        yield

@@ -1,16 +1,15 @@
 """P1 to P3 of the parity ladder for MOIRAI-MoE: one forward of fixed sizes."""
 
 import functools
-from dataclasses import replace
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from moirai_cases import FORECASTERS, TINY, forecaster, mixed_patches
-from routed import compare_choices
+from routed import compare_choices, routed_by
 
-from lowering import parity
+from lowering import lower, parity
 from lowering.api import lower_graph_of
 from lowering.backends import reference
 from lowering.backends.ttnn import check_many
@@ -66,39 +65,56 @@ def test_rounding(name, policy):
 
 
 @functools.cache
-def layer_inputs():
-    """What reaches the experts of each layer [B, T or R, D], and the layers' variables."""
+def recorded():
+    """(what reaches the experts, index, weight) of each layer."""
     function, variables, inputs = forecaster(WHOLE)
-    seen = []
+    tokens, choices = [], []
 
     def record(run, args, kwargs, context):
-        if isinstance(context.module, MoELayer) and context.method_name == "__call__":
-            seen.append(args[0])
-        return run(*args, **kwargs)
+        result = run(*args, **kwargs)
+        if isinstance(context.module, MoELayer) and context.method_name == "route":
+            tokens.append(args[0])
+            choices.append((result.index, result.weight))
+        return result
 
     def call(variables, *inputs):
         with nn.intercept_methods(record):
             function(variables, *inputs)
-        return list(seen)
+        return [(x, *choice) for x, choice in zip(tokens, choices, strict=True)]
 
-    xs = jax.jit(call)(variables, *inputs.values())
-    state = variables["router_state"]
-    return [
-        ({"params": params["moe"], "router_state": state[name]["moe"]}, np.asarray(x))
-        for x, (name, params) in zip(
-            xs, [(n, variables["params"][n]) for n in ("layers_0", "layers_1")], strict=True
-        )
-    ]
+    return jax.tree.map(np.asarray, jax.jit(call)(variables, *inputs.values()))
 
 
 @pytest.mark.parametrize("policy", parity.POLICIES)
 def test_experts_are_those_of_flax(policy):
     """Distances, and the choices wherever Flax's do not hang on the error of a distance."""
-    layer = MoELayer(replace(TINY, dispatch="dense").moe)
-    for variables, x in layer_inputs():
-        choices = compare_choices(layer, variables, x, policy)
+    layer, all_variables = MoELayer(TINY.moe), forecaster(WHOLE)[1]
+    for number, (x, *_) in enumerate(recorded()):
+        name = f"layers_{number}"
+        parts = {
+            "params": all_variables["params"][name]["moe"],
+            "router_state": all_variables["router_state"][name]["moe"],
+        }
+        choices = compare_choices(layer, parts, x, policy)
         assert choices.sure.mean() > 0.5
         np.testing.assert_array_equal(choices.found[choices.sure], choices.expected[choices.sure])
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "bfloat8_b"])
+def test_rounding_with_flaxs_choices(policy):
+    """P2 with Flax's experts and their weights among the inputs."""
+    function, variables, inputs = forecaster(WHOLE)
+    choices = [array for _, *choice in recorded() for array in choice]
+    given = inputs | {f"choice_{i}": array for i, array in enumerate(choices)}
+
+    def routed(variables, *arguments):
+        own, pairs = arguments[: len(inputs)], arguments[len(inputs) :]
+        with routed_by(iter(zip(pairs[::2], pairs[1::2], strict=True))):
+            return function(variables, *own)
+
+    found = reference.run(lower(routed, variables, given, policy=policy), given, "device")
+    for array, wanted in zip(found, expected(WHOLE), strict=True):
+        assert parity.within(compare(array, wanted), "P2", policy)
 
 
 # which programs go to the mock of which chip
