@@ -47,7 +47,7 @@ def test_help_needs_no_jax_and_names_every_command():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
     assert list(COMMANDS) == [
-        *("train", "eval", "generate", "lower", "parity", "report", "check-reference"),
+        *("train", "eval", "generate", "forecast", "lower", "parity", "report", "check-reference"),
         *("bench", "profile"),
     ]
 

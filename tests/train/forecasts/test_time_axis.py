@@ -7,8 +7,22 @@ import pytest
 from train.forecasts.time_axis import dates_ahead, make_axis, read_dates, season_length
 
 SEASONS = {
-    "ms": 1, "10s": 6, "min": 1440, "15min": 96, "h": 24, "2h": 12, "D": 7, "2D": 1,
-    "B": 5, "W-SUN": 52, "MS": 12, "ME": 12, "QE": 4, "QS": 4, "YS": 1, "YE": 1,
+    "ms": 1,
+    "10s": 6,
+    "min": 1440,
+    "15min": 96,
+    "h": 24,
+    "2h": 12,
+    "D": 7,
+    "2D": 1,
+    "B": 5,
+    "W-SUN": 52,
+    "MS": 12,
+    "ME": 12,
+    "QE": 4,
+    "QS": 4,
+    "YS": 1,
+    "YE": 1,
 }
 
 
