@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from lowering.exporter import Check
@@ -141,13 +140,12 @@ def forward(config: MoiraiMoEConfig, sizes: ForecastSizes) -> Callable[..., Any]
     shape = sizes.batch, sizes.tokens
     nowhere, patch_size = np.zeros(shape, bool), np.full(shape, sizes.patch, np.int32)
 
-    def outputs(variables, target, counted, *ids_and_read):
-        *ids, read = ids_and_read
-        tokens = Tokens(target, counted, *ids, nowhere, patch_size)
-        head, *standard = model.apply(variables, tokens, read_at=read, method="outputs")
-        return (head, *standard) if config.scaling else head
+    def outputs(variables, target, counted, sample, time, variate, read):
+        tokens = Tokens(target, counted, sample, time, variate, nowhere, patch_size)
+        found: Any = model.apply(variables, tokens, read_at=read, method="outputs")
+        return found if config.scaling else found[0]
 
     def without_scaler(variables, target, *ids_and_read):
-        return outputs(variables, target, jax.numpy.ones(target.shape, bool), *ids_and_read)
+        return outputs(variables, target, np.ones(target.shape, bool), *ids_and_read)
 
     return outputs if config.scaling else without_scaler

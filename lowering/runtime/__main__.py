@@ -114,8 +114,8 @@ def _forecast(options: argparse.Namespace) -> int:
         )
         del forecaster
     results = dict(zip(series, found, strict=True))
-    bad = {name: error for name, error in results.items() if isinstance(error, ValueError)}
-    good = {name: samples for name, samples in results.items() if name not in bad}
+    bad = {name: one for name, one in results.items() if isinstance(one, ValueError)}
+    good = {name: one for name, one in results.items() if not isinstance(one, ValueError)}
     if good:
         write_forecasts(options.out, good)
         print(f"forecasts of {len(good)} series: {options.out}")

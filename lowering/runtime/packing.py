@@ -130,15 +130,17 @@ def pack(series: Series, sizes: ForecastSizes) -> Row:
     inside = _inside(before, sizes, front=True)
     number = sizes.targets
     if series.known_ahead is not None and sizes.known_ahead:
-        both = _zeros(series.known_ahead), ~np.isnan(series.known_ahead)
-        past = (_past(x[:, :length], sizes) for x in both)
-        later = (_patches(x[:, length:], sizes, behind=True) for x in both)
-        parts.append(_tokens(*past, time, inside, number, sizes))
-        parts.append(_tokens(*later, after, np.ones(sizes.future, bool), number, sizes))
+        values, there = _zeros(series.known_ahead), ~np.isnan(series.known_ahead)
+        past = [_past(x[:, :length], sizes) for x in (values, there)]
+        later = [_patches(x[:, length:], sizes, behind=True) for x in (values, there)]
+        always = np.ones(sizes.future, bool)
+        parts.append(_tokens(past[0], past[1], time, inside, number, sizes))
+        parts.append(_tokens(later[0], later[1], after, always, number, sizes))
         number += sizes.known_ahead
     if series.past_only is not None and sizes.past_only:
-        both = _zeros(series.past_only), ~np.isnan(series.past_only)
-        parts.append(_tokens(*(_past(x, sizes) for x in both), time, inside, number, sizes))
+        values = _past(_zeros(series.past_only), sizes)
+        there = _past(~np.isnan(series.past_only), sizes)
+        parts.append(_tokens(values, there, time, inside, number, sizes))
     nothing = np.zeros((sizes.targets, 1, sizes.patch))
     for moment in after[:-1]:
         parts.append(_tokens(nothing, nothing > 0, np.array([moment]), np.array([True]), 0, sizes))

@@ -19,8 +19,10 @@ from moejax.moe.layer import MoELayer
 
 # the program with everything in it climbs all levels
 WHOLE = "mixture"
-CASES = {**{name: functools.partial(forecaster, name) for name in FORECASTERS}}
-CASES["module, mixed patches"] = mixed_patches
+CASES = {
+    **{name: functools.partial(forecaster, name) for name in FORECASTERS},
+    "module, mixed patches": mixed_patches,
+}
 
 
 @functools.cache

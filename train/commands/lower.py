@@ -13,6 +13,7 @@ MOIRAI-MoE one program, which `python -m lowering.runtime` forecasts with.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 HELP = "lower a trained run to a ttnn program"
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from lowering.runtime.forecast import FORECASTER
     from train.lower import lower_source
 
     console = Console()
@@ -76,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
         folders = " and ".join(reports)
         console.print(f"Programs: {args.out} ({folders}, each with {code})", soft_wrap=True)
     console.print(f"Next: moejax parity {args.out} --bisect", soft_wrap=True)
+    if (Path(args.out) / FORECASTER).is_file():
+        command = f"python -m lowering.runtime {args.out} --forecast series.csv --out forecast.csv"
+        console.print(f"On a machine with a card: {command}", soft_wrap=True)
     return 1 if any(failed) else 0
 
 

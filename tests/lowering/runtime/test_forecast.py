@@ -227,6 +227,7 @@ class TestLoop:
     def test_patches_go_on_from_each_other(self):
         own, _ = forecaster(targets=2)
         (found,) = own.forecast([ramp(5, 2)], num_samples=4)
+        assert isinstance(found, np.ndarray)
         assert found.shape == (4, 10, 2)
         np.testing.assert_allclose(found[0, :, 0], np.repeat([6, 7, 8], 4)[:10], rtol=1e-5)
         np.testing.assert_allclose(found[3, :, 1], np.repeat([7, 8, 9], 4)[:10], rtol=1e-5)
