@@ -1,4 +1,4 @@
-"""Settings for every test: strict JAX, and where the optional shared material lies."""
+"""Settings for every test: strict JAX that compiles fast, and where the optional shared material lies."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# most of a test's time is compiling: here and in the processes that tests start
+jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("MOEJAX_SHARED", ROOT.parent / "shared"))
