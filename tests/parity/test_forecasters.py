@@ -62,7 +62,7 @@ def test_is_the_same_function(name):
 @pytest.mark.parametrize("policy", parity.POLICIES)
 @pytest.mark.parametrize("name", CASES)
 def test_rounding(name, policy):
-    """P2, whatever experts the rounding chose."""
+    """P2 with the program's own choices, of which none turns the result here."""
     check(name, policy, "P2")
 
 
@@ -129,13 +129,28 @@ ON_MOCK = {
 }
 
 
+@functools.cache
+def on_mock(chip):
+    programs = [program(*case, chip) for case in ON_MOCK[chip]]
+    return {report.program: report for report in check_many(programs, chip)}
+
+
 @pytest.mark.parametrize("chip", ON_MOCK)
 def test_legality(chip):
     """P3: every op accepted, shapes and dtypes as stated, nothing on the host."""
-    for report in check_many([program(*case, chip) for case in ON_MOCK[chip]], chip):
+    for report in on_mock(chip).values():
         assert report.ok, report.errors
         assert report.device_programs > 0
         assert report.host_ops == ()
+
+
+def test_number_of_device_programs_of_a_layer():
+    """In bfloat16, of the first layer: attention with its tables, all experts on all tokens."""
+    ops = on_mock("wormhole_b0")[f"{WHOLE}/bfloat16"].ops
+    of_layer = [op for op in ops if "layers_0" in op.source]
+    of_experts = [op for op in of_layer if "/moe" in op.source]
+    count, experts = (sum(len(op.programs) for op in part) for part in (of_layer, of_experts))
+    assert (count - experts, experts) == (35, 32)
 
 
 @pytest.mark.parametrize("policy", parity.POLICIES)
