@@ -11,7 +11,7 @@ from moejax.forecasting.series import Forecast, History
 from moejax.interop.moirai import load_moirai_moe
 from train import cli
 
-FIXTURES = Path(__file__).parents[4] / "fixtures/moirai_moe"
+FIXTURES = Path(__file__).parents[3] / "fixtures/moirai_moe"
 HORIZON, SAMPLES = 20, 6
 
 
