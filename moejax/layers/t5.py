@@ -123,7 +123,7 @@ def stored(layer: Layer, new: Layer, start: jax.Array) -> Layer:
 
 
 class T5FeedForward(nn.Module):
-    """relu(x wi) wo, or (gelu(x gate) * (x wi)) wo with the tanh form of gelu: [..., D] -> [..., D].
+    """relu(x wi) wo, or (gelu(x gate) * (x wi)) wo with gelu's tanh form: [..., D] -> [..., D].
 
     `dropout` acts on what is before wo.
     """

@@ -88,7 +88,7 @@ class ChronosConfig:
 
     @classmethod
     def from_fields(cls, found: Mapping[str, Any]) -> "ChronosConfig":
-        """Of the fields of a file; unknown ones are left out. ValueError for one of a wrong kind."""
+        """Of the fields of a file; unknown ones are left out."""
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in known})
 

@@ -62,7 +62,7 @@ class MeanScaleUniformBins:
         self.boundaries = bin_boundaries(low, high, count)
 
     def context(self, values_BL: np.ndarray) -> Tokens:
-        """The last `context_length` values as tokens; NaN is a missing one. Then the end, if any."""
+        """The last `context_length` values as tokens, NaN a missing one; then the end, if any."""
         values_BL = np.asarray(values_BL, np.float32)[:, -self.config.context_length :]
         tokens = self._tokens(values_BL, mean_scale(values_BL))
         ends = self.config.use_eos_token and self.config.model_type == "seq2seq"
