@@ -7,7 +7,6 @@ only on tokens that the next patch can see. It reads one token of each target.
 B series, S samples, rows S * B (sample by sample), C targets, M patches of the forecast, P cells.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -124,24 +123,41 @@ class _Run:
         )
 
     def chunk(self, first: Distribution, source: Any) -> tuple[jax.Array, list[Distribution]]:
-        """(values [S, B, M, C, P], what was drawn from in each loop) of some samples."""
+        """(values [S, B, M, C, P], what was drawn from in each loop) of some samples.
+
+        A step draws a patch and finds the distribution of the one behind it: samplers take long to
+        compile, and so each loop has them once.
+        """
         plan, series = self.plan, len(self.tokens.target)
         samples = plan.samples // plan.chunks
         cells = plan.targets, self.config.patch_length
         rows = jax.tree.map(lambda leaf: jnp.tile(leaf, (samples, *(1,) * (leaf.ndim - 1))), first)
         future = jnp.zeros((samples * series, plan.patches, *cells), jnp.float32)
-        future = self._write(future, rows, source, 0)
         recorded = []
+        if plan.patches == 1:
+            future = self._write(future, rows, source, 0)
         for start, end in plan.loops():
-            seen = self._rows(samples, end - 1)
-
-            def step(future, index, seen=seen, slots=end - 1):
-                found = self._step(seen, future, slots, index)
-                return self._write(future, found, source, index), found if self.record else None
-
-            future, found = lax.scan(step, future, jnp.arange(start, end))
-            recorded.append(found)
+            step = self._stepper(samples, end - 1, source)
+            last = end == plan.patches  # its last draw has no patch behind it
+            (future, rows), found = lax.scan(step, (future, rows), jnp.arange(start, end + last))
+            recorded.append(jax.tree.map(lambda leaf, n=end - start: leaf[:n], found))
         return future.reshape(samples, series, *future.shape[1:]), recorded
+
+    def _stepper(self, samples: int, slots: int, source: Any) -> Callable[..., Any]:
+        """A step of a scan over (the forecast, the distribution of patch index - 1)."""
+        seen = self._rows(samples, slots)
+
+        def step(carry, index):
+            future, rows = carry
+            future = self._write(future, rows, source, index - 1)
+            rows = lax.cond(
+                index < self.plan.patches,
+                lambda: self._step(seen, future, slots, index),
+                lambda: rows,
+            )
+            return (future, rows), rows if self.record else None
+
+        return step
 
     def _rows(self, samples: int, slots: int) -> Tokens:
         """Tokens of the past and of so many patches of the forecast, a row for each sample."""
@@ -182,8 +198,3 @@ def steps_of(values_SBMCP: jax.Array, patch: int, horizon: int) -> jax.Array:
     """Patches as steps: [S, B, M, C, P] -> [B, S, H, C]."""
     values = values_SBMCP[..., :patch].transpose(1, 0, 2, 4, 3)
     return values.reshape(*values.shape[:2], -1, values.shape[-1])[:, :, :horizon]
-
-
-def chunks_of(rows: int, most: int) -> int:
-    """Into how many equal parts to split rows so that none has more than `most`."""
-    return math.ceil(rows / max(most, 1))

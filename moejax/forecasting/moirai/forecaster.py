@@ -6,7 +6,8 @@ B series of a batch, L steps of context, H ahead, C targets, F and G covariates,
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,8 @@ from moejax.forecasting.series import Forecast, History
 from moejax.models.moirai_moe import MoiraiMoEConfig
 
 DEFAULT_CONTEXT = 1024
-ROWS = 512
+MOST_SERIES = 64
+BATCH_BYTES = 2**30  # of activations of one layer
 
 
 class MoiraiMoEForecaster:
@@ -52,6 +54,45 @@ class MoiraiMoEForecaster:
             jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)
         )
 
+    def predict(
+        self,
+        past_target: Any,
+        prediction_length: int,
+        *,
+        known_ahead: Any = None,
+        past_only: Any = None,
+        num_samples: int = 100,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Samples [B, N, H] of series [B, L], or [B, N, H, C] of [B, L, C]; NaN is missing.
+
+        known_ahead [B, L + H, F], past_only [B, L, G]. ValueError for the first bad series.
+        """
+        past = np.asarray(past_target, np.float64)
+        if past.ndim not in (2, 3):
+            raise ValueError(f"past_target has shape {past.shape}; give [B, L] or [B, L, C]")
+        others = {"known_ahead": known_ahead, "past_only": past_only}
+        for name, values in others.items():
+            if values is not None and (np.ndim(values) != 3 or len(values) != len(past)):
+                raise ValueError(
+                    f"{name} has shape {np.shape(values)}; give [{len(past)}, steps, covariates]"
+                )
+        histories = [
+            History(
+                target=np.atleast_2d(one.T),
+                **{k: None if v is None else np.asarray(v[i]).T for k, v in others.items()},
+            )
+            for i, one in enumerate(past)
+        ]
+        found = self.forecast(histories, prediction_length, num_samples=num_samples, seed=seed)
+        samples = np.zeros((len(past), num_samples, prediction_length, *past.shape[2:]), np.float32)
+        for row, one in enumerate(found):
+            if isinstance(one, ValueError):
+                raise ValueError(f"series {row}: {one}") from one
+            assert one.samples is not None
+            samples[row] = one.samples.reshape(samples[row].shape)
+        return samples
+
     def forecast(
         self,
         histories: Sequence[History],
@@ -61,15 +102,15 @@ class MoiraiMoEForecaster:
         seed: int = 0,
         progress: Callable[[int], Any] | None = None,
     ) -> list[Forecast | ValueError]:
-        """See Forecaster."""
+        """See Forecaster. Series of equally many patches share a batch and what is compiled."""
         require_positive("prediction_length", prediction_length)
         require_positive("num_samples", num_samples)
         context = self._context(prediction_length)
         require_samples_fit(
             num_samples, prediction_length, sum(len(one.target) for one in histories)
         )
-        found: list[Forecast | ValueError | None] = [None] * len(histories)
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        found: list[Forecast | ValueError] = [ValueError("not forecast")] * len(histories)
+        groups: dict[_Shape, list[int]] = defaultdict(list)
         for index, history in enumerate(histories):
             try:
                 history.check(prediction_length)
@@ -77,18 +118,25 @@ class MoiraiMoEForecaster:
             except ValueError as error:
                 found[index] = error
         done = len(histories) - sum(map(len, groups.values()))
-        most = max(1, ROWS // num_samples)
-        for indices in groups.values():
-            for start in range(0, len(indices), most):
-                some = indices[start : start + most]
+        for shape, indices in groups.items():
+            size, samples, chunks = self._batch(shape, prediction_length, num_samples, len(indices))
+            for start in range(0, len(indices), size):
+                some = indices[start : start + size]
                 windows = [_window(histories[index], context, prediction_length) for index in some]
-                samples = self._samples(windows, some, prediction_length, num_samples, seed, most)
-                for index, one in zip(some, samples, strict=True):
-                    found[index] = Forecast(samples=one)
+                places = np.resize(some, size)
+                values = self._samples(
+                    _joined([windows[i % len(some)] for i in range(size)]),
+                    shape,
+                    prediction_length,
+                    _keys(seed, places, samples),
+                    chunks,
+                )
+                for index, one in zip(some, values, strict=False):
+                    found[index] = Forecast(samples=one[:num_samples])
                 done += len(some)
                 if progress:
                     progress(done)
-        return found  # type: ignore[return-value]
+        return found
 
     def _context(self, prediction_length: int) -> int:
         patch, most = self.patch_size, self.config.max_seq_len
@@ -107,51 +155,68 @@ class MoiraiMoEForecaster:
             )
         return self.context_length
 
-    def _shape(self, history: History, context: int, horizon: int) -> tuple[int, ...]:
-        """What a batch must have in common: patches of past, and variates of each kind."""
+    def _shape(self, history: History, context: int, horizon: int) -> "_Shape":
         window = _window(history, context, horizon)
         layout = layout_of(window, horizon, self.patch_size)
         if not window.observed.any():
             raise ValueError(f"none of its last {context} steps, the context, has a value")
         tokens = pack(window, horizon, patch=self.patch_size, width=self.config.patch_length)
         past = bucket(int(needed_patches(tokens, layout)[0]))
-        return past, layout.targets, layout.ahead, layout.past_only
+        return _Shape(past, layout.targets, layout.ahead, layout.past_only)
+
+    def _batch(
+        self, shape: "_Shape", horizon: int, num_samples: int, count: int
+    ) -> tuple[int, int, int]:
+        """(series of a batch, samples rounded up, chunks of them), so that memory suffices."""
+        config = self.config
+        future = -(-horizon // self.patch_size)
+        variates = shape.targets + shape.ahead + shape.past_only
+        length = variates * shape.past + (shape.targets + shape.ahead) * future
+        numbers = length * (3 * config.num_heads * length + 12 * config.d_model)
+        numbers += length * config.top_k * (3 * config.d_ff + 2 * config.d_model)
+        most = max(BATCH_BYTES // (4 * numbers), 1)
+        size = 2 ** max(min(most // num_samples, MOST_SERIES).bit_length() - 1, 0)
+        size = min(size, 2 ** (count - 1).bit_length())
+        chunks = -(-num_samples * size // most)
+        return size, chunks * -(-num_samples // chunks), chunks
 
     def _samples(
-        self,
-        windows: list[Window],
-        places: list[int],
-        horizon: int,
-        num_samples: int,
-        seed: int,
-        most: int,
+        self, window: Window, shape: "_Shape", horizon: int, keys_SB: jax.Array, chunks: int
     ) -> np.ndarray:
         """[B, S, H, C] of windows of one shape."""
-        size = 1 if len(windows) == 1 else min(most, 2 ** (len(windows) - 1).bit_length())
-        filled = windows + windows[:1] * (size - len(windows))
-        window = _joined(filled)
         layout = layout_of(window, horizon, self.patch_size)
         tokens = pack(window, horizon, patch=self.patch_size, width=self.config.patch_length)
-        past = bucket(int(needed_patches(tokens, layout).max()))
         plan = Plan(
             targets=layout.targets,
-            past=past,
-            known=known_tokens(layout, past),
+            past=shape.past,
+            known=known_tokens(layout, shape.past),
             patches=layout.future,
-            samples=num_samples,
+            samples=len(keys_SB),
+            chunks=chunks,
         )
-        place_B = np.array(places + places[:1] * (size - len(windows)), np.uint32)
-        keys_SB = _keys(seed, place_B, num_samples)
-        tokens = jax.tree.map(jnp.asarray, arrange(tokens, layout, past))
+        tokens = jax.tree.map(jnp.asarray, arrange(tokens, layout, shape.past))
         values, _ = roll_out(self.config, plan, self.variables, tokens, keys_SB)
-        return np.asarray(steps_of(values, self.patch_size, horizon))[: len(windows)]
+        return np.asarray(steps_of(values, self.patch_size, horizon))
 
 
-def _keys(seed: int, place_B: np.ndarray, num_samples: int) -> jax.Array:
-    """A key for each sample and series, by the series' place."""
-    base = jax.random.key(seed)
-    keys_B = jax.vmap(lambda place: jax.random.fold_in(base, place))(place_B)
-    return jax.vmap(lambda key: jax.random.split(key, num_samples), out_axes=1)(keys_B)
+class _Shape(NamedTuple):
+    """What series of a batch have in common: patches of past, and variates of each kind."""
+
+    past: int
+    targets: int
+    ahead: int
+    past_only: int
+
+
+@partial(jax.jit, static_argnames="num_samples")
+def _keys(seed: int, place_B: Any, num_samples: int) -> jax.Array:
+    """A key for each sample and series [S, B], by the series' place, whatever S and B are."""
+
+    def one(sample, place):
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), place), sample)
+
+    by_series = jax.vmap(one, in_axes=(None, 0))
+    return jax.vmap(by_series, in_axes=(0, None))(jnp.arange(num_samples), jnp.asarray(place_B))
 
 
 def _window(history: History, context: int, horizon: int) -> Window:
