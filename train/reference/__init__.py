@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from train.reference import moe_lm, moirai_moe, mole
+from train.reference import chronos, moe_lm, moirai_moe, mole
 from train.reference.rows import Row
 
 __all__ = ["SYSTEMS", "Row", "check_folder", "run"]
 
 # in the order in which they are asked; the language models recognise any folder of models
-SYSTEMS = {"mole": mole, "moirai_moe": moirai_moe, "moe_lm": moe_lm}
+SYSTEMS = {"mole": mole, "moirai_moe": moirai_moe, "chronos": chronos, "moe_lm": moe_lm}
 PASSED, FAILED, NOTHING_CHECKED = 0, 1, 2
 
 

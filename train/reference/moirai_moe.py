@@ -21,6 +21,7 @@ from moejax.distributions import Distribution
 from moejax.interop.moirai import load_moirai_moe
 from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
 from moejax.models.moirai_moe_losses import packed_nll, sample_nll
+from train.reference.moirai_forecast import check_forecast
 from train.reference.rows import Case, Computed, Findings, Row, check_case
 
 ACTIVATION = {"atol": 2e-5, "rtol": 1e-5}
@@ -72,6 +73,8 @@ def _check(case: Case, inputs: Arrays) -> Findings:
     config, variables = load_moirai_moe(_model_of(case))
     if set(TOKENS) <= inputs.keys():
         return _check_module(inputs, config, variables)
+    if "past_target" in inputs:
+        return check_forecast(case, inputs, config, variables)
     return Findings(note="neither the tokens of a forward pass nor a past to forecast from")
 
 
