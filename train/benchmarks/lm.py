@@ -5,15 +5,13 @@ to beat are those of Hugging Face transformers with torch 2.13 on one thread, as
 ends with the logits of the last position alone, as transformers' generate computes them.
 """
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from train.bench import Row
+from train.benchmarks.cores import run_on
 from train.benchmarks.lm_speed import SIZES, Sizes
 
 # tokens/s of transformers on one thread, and how many times as much is wanted
@@ -32,7 +30,7 @@ def measure(
     for number in threads:
         if number <= len(cores):
             say(f"measuring with {number} thread{'s' * (number > 1)}")
-            found = _run(sizes, cores[:number])
+            found = run_on(cores[:number], "train.benchmarks.lm_speed", asdict(sizes))
             rows += make_rows(found, sizes, number)
     return rows
 
@@ -76,26 +74,3 @@ _BOUNDS = {
     "prefill": "the matmuls of every token at the measured rate",
     "decode": "the weights that a step needs at the measured rate of reading",
 }
-
-
-def _run(sizes: Sizes, cores: list[int]) -> dict[str, float]:
-    """What `lm_speed` measures in a process on these cores."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if len(cores) == 1:
-        flags += " --xla_cpu_multi_thread_eigen=false"
-    command = [sys.executable, "-m", "train.benchmarks.lm_speed", json.dumps(asdict(sizes))]
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # a child keeps it, and XLA has a thread for each core
-    try:
-        found = subprocess.run(
-            command,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        os.sched_setaffinity(0, before)
-    if found.returncode:
-        raise RuntimeError(f"the measuring process failed:\n{found.stderr[-2000:]}")
-    return json.loads(found.stdout.splitlines()[-1])
