@@ -34,6 +34,13 @@ def _moirai_moe(checkpoint: str, options: LoadOptions) -> Forecaster:
     return MoiraiMoEForecaster(config, variables, context_length=options.context_length)
 
 
+def _chronos(checkpoint: str, options: LoadOptions) -> Forecaster:
+    from moejax.forecasting.chronos.forecaster import ChronosForecaster
+
+    _require_checkpoint("chronos", checkpoint)
+    return ChronosForecaster.from_pretrained(checkpoint, options.context_length)
+
+
 def _require_checkpoint(system: str, checkpoint: str) -> None:
     if not checkpoint:
         raise ValueError(
@@ -43,6 +50,7 @@ def _require_checkpoint(system: str, checkpoint: str) -> None:
 
 
 SYSTEMS: dict[str, Callable[[str, LoadOptions], Forecaster]] = {
+    "chronos": _chronos,
     "moirai-moe": _moirai_moe,
     "seasonal-naive": _seasonal_naive,
 }

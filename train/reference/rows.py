@@ -131,8 +131,9 @@ def _compare(case: str, name: str, recorded: Any, computed: Computed) -> Row:
     if recorded.shape != value.shape:
         return Row(**row, ok=False, note=f"shape {value.shape}, recorded {recorded.shape}")
     recorded, value = recorded.astype(np.float64), value.astype(np.float64)
-    difference = np.abs(value - recorded)
-    allowed = computed.atol + computed.rtol * np.abs(recorded)
+    missing = np.isnan(value) & np.isnan(recorded)
+    difference = np.where(missing, 0.0, np.abs(value - recorded))
+    allowed = computed.atol + computed.rtol * np.where(missing, 0.0, np.abs(recorded))
     if not np.isfinite(difference).all():
         return Row(**row, ok=False, note="not finite")
     worst = float(difference.max(initial=0.0))

@@ -91,14 +91,18 @@ class MeanScaleUniformBins:
         scale = np.asarray(scale_B, np.float32).reshape(-1, *(1,) * (index.ndim - 1))
         return self.centers[np.clip(index, 0, len(self.centers) - 1)] * scale
 
-    def _tokens(self, values_BL: np.ndarray, scale_B: np.ndarray) -> Tokens:
-        mask_BL = ~np.isnan(values_BL)
+    def ids(self, values_BL: np.ndarray, scale_B: np.ndarray) -> np.ndarray:
+        """int32 [B, L]: the bins of values over their scale; special ids are for others."""
         with np.errstate(over="ignore", invalid="ignore"):
             scaled_BL = values_BL / scale_B[:, None]
         ids_BL = np.searchsorted(self.boundaries, scaled_BL, side="right")
-        ids_BL = np.clip(ids_BL + self.config.n_special_tokens, 0, self.config.n_tokens - 1)
-        ids_BL = np.where(mask_BL, ids_BL, self.config.pad_token_id).astype(np.int32)
-        return Tokens(ids_BL, mask_BL, scale_B)
+        ids_BL = ids_BL + self.config.n_special_tokens
+        return np.clip(ids_BL, 0, self.config.n_tokens - 1).astype(np.int32)
+
+    def _tokens(self, values_BL: np.ndarray, scale_B: np.ndarray) -> Tokens:
+        mask_BL = ~np.isnan(values_BL)
+        ids_BL = np.where(mask_BL, self.ids(values_BL, scale_B), self.config.pad_token_id)
+        return Tokens(ids_BL.astype(np.int32), mask_BL, scale_B)
 
     def _ended(self, tokens: Tokens) -> Tokens:
         rows = len(tokens.ids), 1
