@@ -22,7 +22,7 @@ from train.machine import machine
 from train.tables import nearest
 from train.workdir import write_text
 
-SUITES = ("mole", "moe", "lm", "moirai", "gpu")
+SUITES = ("mole", "moe", "lm", "moirai", "chronos", "gpu")
 DRAWING = ("moe",)
 
 

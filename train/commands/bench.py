@@ -5,6 +5,7 @@ moejax bench mole --json runs/bench/mole.json
 moejax bench moe --out runs/bench/moe
 moejax bench gpu --out runs/bench/gpu
 moejax bench lm --json runs/bench/lm.json
+moejax bench chronos --json runs/bench/chronos.json
 moejax bench moirai
 """
 
@@ -14,7 +15,7 @@ HELP = "measure against the project's targets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", metavar="SUITE", help="what to measure: mole, moe, lm, moirai or gpu")
+    parser.add_argument("suite", metavar="SUITE", help="mole, moe, lm, moirai, chronos or gpu")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--strict", action="store_true", help="exit status 1 for a missed target")
     parser.add_argument("--out", metavar="DIR", help="write rows, a table and the suite's plots")
