@@ -305,7 +305,7 @@ class ChronosMoE(nn.Module):
 
     def _dense(self, routing: Routing) -> Chosen:
         outputs_E = jnp.arange(self.moe.num_experts)
-        hits_BkE = routing.index[..., None] == outputs_E
+        hits_BkE = routing.index[..., None] == outputs_E[None, None]
         gate_BE = jnp.sum(jnp.where(hits_BkE, routing.kept_weight[..., None], 0.0), axis=1)
         return Chosen(self.experts, gate_BE, False)
 
