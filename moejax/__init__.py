@@ -1,10 +1,12 @@
 """Mixture-of-Experts models as pure Flax Linen modules. The names below are the public ones."""
 
+from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
 from moejax.generation.generate import GenerationConfig, Generator
 from moejax.layers.latent_attention import LatentAttentionConfig
 from moejax.layers.rope import RopeConfig
 from moejax.layers.self_attention import AttentionConfig
 from moejax.models.moe_lm import CausalLM, LMConfig, LMOutput, next_token_loss
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, empty_tokens
 from moejax.models.mole import Forecast, MoLE, MoLEConfig
 from moejax.moe.balancing import update_router_state
 from moejax.moe.block import BlockConfig, MoEBlock
@@ -29,9 +31,13 @@ __all__ = [
     "MoELayer",
     "MoLE",
     "MoLEConfig",
+    "MoiraiMoE",
+    "MoiraiMoEConfig",
+    "MoiraiMoEForecaster",
     "RopeConfig",
     "RoutingConfig",
     "aux_loss",
+    "empty_tokens",
     "next_token_loss",
     "region",
     "update_router_state",

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.distributions import Distribution
-from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens, empty_tokens
 from moejax.models.moirai_moe_losses import packed_nll
 from moejax.moe.balancing import COLLECTION
 from moejax.moe.usage import aux_loss
@@ -140,19 +140,7 @@ def scores(means: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _init(model: MoiraiMoE, key: jax.Array) -> dict[str, Any]:
-    config = model.config
-    ids = jnp.zeros((1, 2), jnp.int32)
-    cells = jnp.zeros((1, 2, config.patch_length))
-    tokens = Tokens(
-        target=cells,
-        observed_mask=cells > 0,
-        sample_id=ids,
-        time_id=ids,
-        variate_id=ids,
-        prediction_mask=ids > 0,
-        patch_size=ids + config.patch_sizes[0],
-    )
-    return _state(config, model.init(key, tokens))
+    return _state(model.config, model.init(key, empty_tokens(model.config, tokens=2)))
 
 
 def _state(config: MoiraiMoEConfig, variables: Any) -> dict[str, Any]:

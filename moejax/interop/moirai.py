@@ -19,7 +19,7 @@ from moejax.interop.lm.checkpoint import DTYPES, Checkpoint, Stored
 from moejax.interop.lm.load import read_fields
 from moejax.interop.lm.save import write_json, write_shards
 from moejax.interop.moirai_config import read_config, write_config
-from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, empty_tokens
 
 CENTROID = "encoder.centroid"
 _LAYER_NAMES = {
@@ -136,21 +136,13 @@ _COLLECTIONS = ("params/", "router_state/")
 @lru_cache(maxsize=4)
 def sources(config: MoiraiMoEConfig) -> dict[str, Source]:
     """The source of each of the model's arrays, by path."""
-    variables = jax.eval_shape(MoiraiMoE(config).init, jax.random.key(0), example_tokens(config))
+    variables = jax.eval_shape(MoiraiMoE(config).init, jax.random.key(0), empty_tokens(config))
     leaves: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     return {
         path: _source(path, leaf.shape)
         for path, leaf in leaves.items()
         if path.startswith(_COLLECTIONS)
     }
-
-
-def example_tokens(config: MoiraiMoEConfig, batch: int = 1, tokens: int = 1) -> Tokens:
-    """Shapes and dtypes of a row of tokens."""
-    cells, row = (batch, tokens, config.patch_length), (batch, tokens)
-    of = jax.ShapeDtypeStruct
-    ids = of(row, np.int32)
-    return Tokens(of(cells, np.float32), of(cells, bool), ids, ids, ids, of(row, bool), ids)
 
 
 def _source(path: str, shape: tuple[int, ...]) -> Source:

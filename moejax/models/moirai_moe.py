@@ -161,6 +161,15 @@ class Tokens:
                 raise ValueError(f"{name} has shape {found}; target needs {shape[:2]}")
 
 
+def empty_tokens(config: MoiraiMoEConfig, batch: int = 1, tokens: int = 1) -> Tokens:
+    """Rows of padding, for `init`."""
+    row = batch, tokens
+    cells = *row, config.patch_length
+    ids, no = jnp.zeros(row, jnp.int32), jnp.zeros(row, bool)
+    size = jnp.full(row, config.patch_sizes[0], jnp.int32)
+    return Tokens(jnp.zeros(cells), jnp.zeros(cells, bool), ids, ids, ids, no, size)
+
+
 class MoiraiLayer(nn.Module):
     """x + attention(norm(x)), then x + experts(norm(x)): [B, T, D] -> [B, T or R, D]."""
 

@@ -11,8 +11,7 @@ import numpy as np
 from lowering.forecaster import sample_inputs
 from lowering.runtime.packing import ForecastSizes
 from moejax.distributions import DistributionConfig
-from moejax.interop.moirai import example_tokens
-from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens, empty_tokens
 from train.lower_moirai import choose_sizes, forward, make_card
 
 TINY = MoiraiMoEConfig(d_model=128, d_ff=32, num_layers=2, max_seq_len=64)
@@ -37,7 +36,7 @@ Case = tuple[Callable[..., Any], Any, dict[str, np.ndarray]]
 def random_variables(config: MoiraiMoEConfig, seed: int = 0) -> Any:
     """Numbers of trained size for every variable, none of them uniform."""
     model = MoiraiMoE(replace(config, dispatch="dense"))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example_tokens(config, 1, 4))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), empty_tokens(config, 1, 4))
     rng = np.random.default_rng(seed)
 
     def numbers(path, leaf):

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from moejax.distributions import DistributionConfig
 from moejax.interop.hub import model_folder
-from moejax.interop.moirai import example_tokens, load_moirai_moe, save_moirai_moe
+from moejax.interop.moirai import load_moirai_moe, save_moirai_moe
 from moejax.interop.moirai_config import read_config, read_distribution, write_config
-from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, empty_tokens
 
 MODELS = Path(__file__).parents[2] / "fixtures" / "moirai_moe"
 FIELDS = json.loads((MODELS / "model_a" / "config.json").read_text())
@@ -42,7 +42,7 @@ def test_variants_come_back(tmp_path):
     config = MoiraiMoEConfig(
         d_model=64, d_ff=8, num_layers=1, routing="learned", num_experts=3, num_shared_experts=2
     )
-    tokens = example_tokens(config)
+    tokens = empty_tokens(config)
     shapes = jax.eval_shape(MoiraiMoE(config).init, jax.random.key(0), tokens)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda one: rng.normal(size=one.shape).astype(np.float32), shapes)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from moejax.distributions import DistributionConfig
-from moejax.interop.moirai import example_tokens
-from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens
+from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig, Tokens, empty_tokens
 from moejax.models.moirai_moe_losses import packed_nll, sample_nll
 from moejax.models.moirai_moe_sizes import SIZES
 from moejax.moe.usage import aux_loss
@@ -216,7 +215,7 @@ def test_bfloat16_is_near_float32():
 def test_published_sizes(name, total, active):
     config = SIZES[name]
     init = MoiraiMoE(config).init
-    shapes = jax.eval_shape(init, jax.random.key(0), example_tokens(config))
+    shapes = jax.eval_shape(init, jax.random.key(0), empty_tokens(config))
     count = sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
     layers = [shapes["params"][f"layers_{i}"]["moe"] for i in range(config.num_layers)]
     experts = sum(prod(leaf.shape) for leaf in jax.tree.leaves(layers))
