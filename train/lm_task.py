@@ -187,7 +187,7 @@ def _update(
     share_LM = counts_LM / jnp.maximum(jnp.sum(counts_LM, axis=-1, keepdims=True), 1e-9)
     decay = training.load_decay
     state["load"] = decay * state["load"] + (1 - decay) * share_LM
-    if COLLECTION in params:
+    if COLLECTION in params and moe.routing.has_bias:
         counts = {name: {"moe": {"bias": counts_LM[i]}} for i, name in enumerate(names)}
         new[COLLECTION] = update_router_state(params[COLLECTION], counts, rate=moe.bias_rate)
     if not moe.schedule.reset_steps:

@@ -63,7 +63,8 @@ def packed_span(
     mask = sample & (time_BT[:, None, :] <= time_BT[:, :, None])
     same_variate = variate_BT[:, :, None] == variate_BT[:, None, :]
     cos, sin = rope_rows(RopeConfig(interleaved=True), width, time_BT, limit=limit)
-    return PackedSpan(*(x[:, None] for x in (mask, same_variate, cos, sin)), read_BR)
+    mask, same_variate, cos, sin = (x[:, None] for x in (mask, same_variate, cos, sin))
+    return PackedSpan(mask, same_variate, cos, sin, read_BR)
 
 
 def pick(x: jax.Array, index_BR: jax.Array, axis: int = 1) -> jax.Array:

@@ -123,7 +123,7 @@ def run(
 ) -> tuple[Distribution, dict[str, Any]]:
     """The distribution, and everything that is sown on the way."""
     found, sown = MoiraiMoE(config).apply(variables, tokens, mutable=["intermediates"])
-    return found, sown["intermediates"]
+    return found, dict(sown["intermediates"])
 
 
 def _layer(sown: Any, tokens: Tokens, config: MoiraiMoEConfig) -> dict[str, Computed]:
