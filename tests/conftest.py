@@ -1,4 +1,4 @@
-"""Settings for every test: strict JAX that compiles fast, and where the optional shared material lies."""
+"""Settings for every test: strict JAX that compiles fast, and where shared material lies."""
 
 import os
 from pathlib import Path

@@ -26,7 +26,6 @@ def _seasonal_naive(checkpoint: str, options: LoadOptions) -> Forecaster:
 
 def _moirai_moe(checkpoint: str, options: LoadOptions) -> Forecaster:
     from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
-
     from train.moirai_start import load_model
 
     _require_checkpoint("moirai-moe", checkpoint)
