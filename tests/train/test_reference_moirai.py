@@ -31,6 +31,13 @@ def test_a_recorded_run_agrees(case):
     assert {row.tensor for row in rows} == recorded.keys()
 
 
+def test_other_sizes_agree():
+    """Three heads, patches of 16 and 64, one head of width 100; other components."""
+    rows = check_folder(FIXTURES.with_name("moirai_moe_sizes"))
+    assert [row for row in rows if not row.ok] == []
+    assert len({row.case for row in rows}) == 3
+
+
 def test_damage_and_unknown_tensors_are_noticed(tmp_path):
     recorded = load_file(FIXTURES / "c_student_t.outputs.safetensors")
     changed = {
