@@ -15,12 +15,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from moejax.interop.chronos_config import Config, read_config, read_t5, write_config, write_t5
-from moejax.interop.chronos_names import Name, plain_name, published_name
+from moejax.interop.chronos_names import Name, plain_name, published_name, second_name
 from moejax.interop.hub import model_folder
 from moejax.interop.lm.checkpoint import DTYPES, Checkpoint
 from moejax.interop.lm.load import read_fields
 from moejax.interop.lm.save import write_json, write_shards
 from moejax.models.chronos import ChronosModelConfig
+from moejax.models.chronos2 import Chronos2, Chronos2Config
 from moejax.models.chronos_bolt import BoltConfig, ChronosBolt
 from moejax.models.chronos_config import ChronosConfig
 from moejax.models.chronos_moe import shared_layers
@@ -133,6 +134,8 @@ def initial(config: Config | T5Config, key: jax.Array) -> Variables:
     """Fresh variables."""
     if isinstance(config, BoltConfig):
         return dict(ChronosBolt(config).init(key, jnp.zeros((1, config.input_patch_size))))
+    if isinstance(config, Chronos2Config):
+        return dict(Chronos2(config).init(key, jnp.zeros((1, config.input_patch_size))))
     module = T5(config) if isinstance(config, T5Config) else config.module()
     ids = jnp.zeros((1, 1), jnp.int32)
     return dict(module.init(key, ids, jnp.ones((1, 1), bool), ids))
@@ -141,6 +144,8 @@ def initial(config: Config | T5Config, key: jax.Array) -> Variables:
 def _source(config: Config | T5Config, path: str, shape: tuple[int, ...]) -> Source:
     t5 = config if isinstance(config, T5Config) else config.t5
     gated = t5.feed_forward == "gated_gelu"
+    if isinstance(config, Chronos2Config):
+        return Source((second_name(path, len(shape)),), shape, False)
     if not (isinstance(config, ChronosModelConfig) and config.chronos.use_moe):
         return Source((published_name(path, len(shape), gated=gated),), shape, False)
     inner = path.removeprefix("experts/")

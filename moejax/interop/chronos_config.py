@@ -5,16 +5,17 @@ from dataclasses import fields as fields_of
 from typing import Any
 
 from moejax.models.chronos import ChronosModelConfig
+from moejax.models.chronos2 import Chronos2Config
 from moejax.models.chronos_bolt import BoltConfig
 from moejax.models.chronos_config import ChronosConfig
 from moejax.models.t5 import T5Config
 
 Fields = Mapping[str, Any]
-Config = ChronosModelConfig | BoltConfig
+Config = ChronosModelConfig | BoltConfig | Chronos2Config
 
 _FEED_FORWARDS = {"relu": "relu", "gated-gelu": "gated_gelu"}
 _NEEDED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-_BOLT = "ChronosBoltModelForForecasting"
+_BOLT, _TWO = "ChronosBoltModelForForecasting", "Chronos2Model"
 
 
 def read_t5(found: Fields, dtype: str = "float32") -> T5Config:
@@ -45,6 +46,8 @@ def read_config(found: Fields, has_decoder: bool = True, dtype: str = "float32")
             "config.json has no chronos_config, which says how series become tokens: this is a T5,"
             " but no Chronos model. Give chronos=ChronosConfig(...) to use it as one"
         )
+    if _TWO in (found.get("architectures") or ()):
+        return Chronos2Config.from_fields(read_t5(found, dtype), found)
     if _BOLT in (found.get("architectures") or ()) or "quantiles" in found["chronos_config"]:
         return BoltConfig.from_fields(read_t5(found, dtype), found["chronos_config"])
     chronos = dict(found["chronos_config"])
@@ -76,5 +79,17 @@ def write_config(config: Config) -> dict[str, Any]:
             "chronos_pipeline_class": "ChronosBoltPipeline",
             "reg_token_id": 1,
             "chronos_config": config.to_fields(),
+        }
+    if isinstance(config, Chronos2Config):
+        size = config.input_patch_size
+        ours = [name for name in config.__dataclass_fields__ if name not in ("t5", "rope_theta")]
+        fields = {name: getattr(config, name) for name in ours}
+        fields |= {"output_patch_size": size, "input_patch_stride": size}
+        return write_t5(config.t5) | {
+            "architectures": [_TWO],
+            "chronos_pipeline_class": "Chronos2Pipeline",
+            "reg_token_id": 1,
+            "rope_theta": config.rope_theta,
+            "chronos_config": fields | {"quantiles": list(config.quantiles)},
         }
     return write_t5(config.t5) | {"chronos_config": config.chronos.to_fields()}

@@ -34,6 +34,7 @@ _PLAIN = {
     "output": "linear2",
     "ffn_norm": "norm2",
 }
+_SECOND = ("time", "group", "ffn")
 _JOINT = ("query", "key", "value")
 _TABLES = ("shared", "relative_bias")
 
@@ -77,6 +78,23 @@ def plain_name(path: str, ndim: int) -> Name:
     if base in _JOINT:
         return Name(f"{prefix}.self_attn.in_proj_{kind}", ndim == 2, _JOINT.index(base))
     return Name(f"{prefix}.{_PLAIN[base]}.{kind}", ndim == 2)
+
+
+def second_name(path: str, ndim: int) -> Name:
+    """Of an array of Chronos-2."""
+    match = re.fullmatch(r"blocks_(\d+)/(\w+)/(\w+)", path)
+    if match is None and path.startswith("final_norm"):
+        return Name("encoder.final_layer_norm.weight", False)
+    if match is None:
+        return published_name(path, ndim, gated=False)
+    index, part, array = match.groups()
+    layer = _SECOND.index(part.removesuffix("_norm"))
+    inner = "layer_norm"
+    if part == "ffn":
+        inner = f"mlp.{array}"
+    elif not part.endswith("_norm"):
+        inner = f"self_attention.{array[0]}"
+    return Name(f"encoder.block.{index}.layer.{layer}.{inner}.weight", ndim == 2)
 
 
 def _in_stack(stack: str, rest: str, gated: bool, first: int) -> str:

@@ -11,6 +11,7 @@ import jax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from train.reference.chronos2 import check_second
 from train.reference.chronos_bolt import check_bolt
 from train.reference.chronos_moe import check_mixture
 from train.reference.chronos_t5 import check_t5
@@ -24,6 +25,7 @@ _CHRONOS = ("chronos_config", "moe")
 _KINDS: dict[str, Callable[[Case], Findings]] = {
     "router_logits": check_mixture,
     "quantile_preds": check_bolt,
+    "uni_n1": check_second,
     "decoder_input_ids": check_t5,
 }
 

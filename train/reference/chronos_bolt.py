@@ -10,6 +10,7 @@ import numpy as np
 
 from moejax.forecasting.chronos.bolt import ChronosBoltPipeline
 from moejax.models.chronos_bolt import BoltConfig, ChronosBolt, normalise, quantile_loss
+from train.reference.lm_runs import COMPILER
 from train.reference.rows import Case, Computed, Findings
 
 RELATIVE = 1e-4
@@ -61,7 +62,7 @@ def _check_forecasts(case: Case, pipeline: ChronosBoltPipeline, found: Findings)
             found.computed[f"{name}_mean"] = _scaled(median, scale)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=COMPILER)
 def _run(config: BoltConfig, variables: Any, values_BL):
     found, sown = ChronosBolt(config).apply(variables, values_BL, mutable=["intermediates"])
     return found, sown["intermediates"]

@@ -15,6 +15,7 @@ from moejax.forecasting.chronos.pipeline import ChronosMoEPipeline
 from moejax.interop.chronos import published_tensors
 from moejax.interop.lm.load import read_fields
 from moejax.models.chronos_losses import mixture_loss, token_loss
+from train.reference.lm_runs import COMPILER
 from train.reference.rows import Case, Computed, Findings
 
 CLOSE = {"atol": 1e-4}
@@ -76,7 +77,7 @@ def _names_limits(folder: Path) -> bool:
     return any("tokenizer_kwargs" in part for part in parts)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=COMPILER)
 def _forward(config, variables: Any, inputs):
     out, sown = config.module().apply(variables, *inputs, mutable=["intermediates"])
     return out, sown["intermediates"]
@@ -86,7 +87,7 @@ def _check_training(case: Case, config, variables, inputs, out, found: Findings)
     labels = jnp.asarray(case.tensor("labels"))
     weight = config.chronos.load_balancing_weight
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=COMPILER)
     def run(params):
         return jax.value_and_grad(
             lambda params: mixture_loss(

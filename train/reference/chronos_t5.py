@@ -16,6 +16,7 @@ from moejax.layers.norm import rms_norm
 from moejax.layers.t5 import relative_buckets
 from moejax.models.chronos_losses import IGNORED, shift_right, token_loss
 from moejax.models.t5 import T5, T5Config, encoder_bias
+from train.reference.lm_runs import COMPILER
 from train.reference.rows import Case, Computed, Findings
 
 EXACT = {"atol": 0.0}
@@ -52,7 +53,7 @@ def check_t5(case: Case) -> Findings:
     return found
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=COMPILER)
 def _forward(config: T5Config, variables: Any, ids, mask, decoder_ids):
     logits, sown = T5(config).apply(variables, ids, mask, decoder_ids, mutable=["intermediates"])
     return logits, sown["intermediates"]

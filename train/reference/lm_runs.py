@@ -18,7 +18,7 @@ from moejax.models.moe_lm import CausalLM, LMConfig
 
 Tree = dict[str, Any]
 
-_COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+COMPILER = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def plain(config: LMConfig) -> LMConfig:
@@ -61,7 +61,7 @@ def forward(config: LMConfig, variables: Tree, ids_BS, mask_BS, positions_BS) ->
     return Forward(*jax.tree.map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=_COMPILER)
+@partial(jax.jit, static_argnums=0, compiler_options=COMPILER)
 def _forward(config: LMConfig, variables: Tree, ids_BS, mask_BS, positions_BS):
     out, sown = CausalLM(config).apply(
         variables, ids_BS, mask_BS, positions_BS=positions_BS, mutable=["intermediates"]
@@ -76,7 +76,7 @@ def greedy(config: LMConfig, variables: Tree, ids_BS, mask_BS, num_steps: int):
     return tuple(map(np.asarray, found))
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=_COMPILER)
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=COMPILER)
 def _greedy(config: LMConfig, num_steps: int, variables: Tree, ids_BS, mask_BS):
     model: Any = CausalLM(config)
     slots = ids_BS.shape[1] + num_steps
@@ -99,7 +99,7 @@ def loss_and_gradient(config: LMConfig, variables: Tree, ids_BS, mask_BS, labels
     return jax.tree.map(np.asarray, found)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=_COMPILER)
+@partial(jax.jit, static_argnums=0, compiler_options=COMPILER)
 def _gradient(config: LMConfig, variables: Tree, ids_BS, mask_BS, labels_BS, positions_BS):
     def loss(params):
         out, sown = CausalLM(config).apply(

@@ -12,6 +12,7 @@ from moejax.forecasting.chronos.contexts import MOST_ROWS
 from moejax.forecasting.chronos.pipeline import ChronosMoEPipeline, ChronosPipeline
 from moejax.forecasting.memory import require_samples_fit
 from moejax.forecasting.series import Forecast, History
+from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_bolt import BoltConfig
 
 Pipeline = ChronosPipeline | ChronosBoltPipeline
@@ -98,6 +99,8 @@ def make_pipeline(config: Any, variables: Any) -> Pipeline:
     """The pipeline of a loaded model."""
     if isinstance(config, BoltConfig):
         return ChronosBoltPipeline(config, variables)
+    if not isinstance(config, ChronosModelConfig):
+        raise ValueError(f"there is no pipeline for a {type(config).__name__}, only the module")
     if config.chronos.use_moe:
         return ChronosMoEPipeline(config, variables)
     return ChronosPipeline(config, variables)

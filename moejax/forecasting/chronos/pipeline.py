@@ -46,7 +46,8 @@ class ChronosPipeline:
 
         config, variables = load_chronos(source, **options)
         if not isinstance(config, ChronosModelConfig):
-            raise ValueError(f"{source} is a Chronos-Bolt; use ChronosBoltPipeline")
+            kind = type(config).__name__
+            raise ValueError(f"{source} holds a {kind}, which takes another pipeline")
         return cls(config, variables)
 
     @property
