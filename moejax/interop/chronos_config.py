@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from typing import Any
 
+from moejax.layers.t5 import FeedForward
 from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos2 import Chronos2Config
 from moejax.models.chronos_bolt import BoltConfig
@@ -13,7 +14,7 @@ from moejax.models.t5 import T5Config
 Fields = Mapping[str, Any]
 Config = ChronosModelConfig | BoltConfig | Chronos2Config
 
-_FEED_FORWARDS = {"relu": "relu", "gated-gelu": "gated_gelu"}
+_FEED_FORWARDS: dict[str, FeedForward] = {"relu": "relu", "gated-gelu": "gated_gelu"}
 _NEEDED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 _BOLT, _TWO = "ChronosBoltModelForForecasting", "Chronos2Model"
 

@@ -132,7 +132,8 @@ class Expert(nn.Module):
 
     def finish(self, x_RUD, view, memory_mask, start, cache, memory, train: bool = False):
         """Those blocks."""
-        return self.tail(x_RUD, *view, memory, memory_mask, cache, start, train=train)
+        mask, bias = view
+        return self.tail(x_RUD, mask, bias, memory, memory_mask, cache, start, train=train)
 
     def predict(self, x: jax.Array, train: bool = False) -> jax.Array:
         """What `lm_head` reads."""
