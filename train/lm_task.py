@@ -88,7 +88,7 @@ def make_task(
         watched="bits_per_byte",
         update=partial(_update, config, training),
         weight=lambda rows: jnp.sum(rows.targets != IGNORED).astype(jnp.float32),
-        report=partial(load_report, training=training),
+        report=partial(load_report, dead_share=training.dead_share),
         shardings=None if mesh is None else partial(lm_shardings, mesh=mesh),
         fingerprint=text.fingerprint(),
         notes=text.notes,
@@ -120,13 +120,13 @@ def scores(means: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def load_report(params: Any, training: LMTraining) -> dict[str, Any]:
+def load_report(params: Any, dead_share: float) -> dict[str, Any]:
     """The experts' average load [L, M], and the dead ones as [layer with experts, expert]."""
     load = params[TRAINING].get("load")
     if load is None:
         return {}
     load_LM = np.asarray(load, np.float64)
-    dead = np.argwhere(load_LM < training.dead_share / load_LM.shape[1])
+    dead = np.argwhere(load_LM < dead_share / load_LM.shape[1])
     return {"expert_load": load_LM.round(4).tolist(), "dead_experts": dead.tolist()}
 
 

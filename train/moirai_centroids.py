@@ -89,7 +89,7 @@ def activations(
     def run(arrays: Any, rows_B: jax.Array) -> list[jax.Array]:
         tokens = cut(arrays, rows_B, data.patch_length)
         _, sown = model.apply(variables, tokens, mutable=["intermediates"])
-        found = sown["intermediates"]
+        found: Any = sown["intermediates"]
         return [found[f"layers_{i}"]["ffn_in"][0] for i in range(config.num_layers)]
 
     arrays, parts = jax.device_put(data.arrays()), []

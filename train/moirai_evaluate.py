@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
 
+from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
 from moejax.models.moirai_moe import MoiraiMoEConfig
 from train.api import LoadedRun
 from train.data import Part
 from train.forecasts.score import HeldOut, held_out, joined, score, score_naive
-from train.lm_task import load_report, model_variables
+from train.lm_task import model_variables
 from train.moirai_data.config import CSV, MixtureConfig
 from train.moirai_data.rows import PackedSeries
 from train.step import Scorer
@@ -110,7 +110,7 @@ def evaluate(run: LoadedRun, part: Part = "test") -> ForecastEvaluation:
         num_series=sum(len(one.histories) for one in windows),
         nll=run.task.scores(scorer.means(run.params, rows))["nll"],
         scores=forecast_scores(run.config.model, model_variables(run.params), windows, config),
-        usage=load_report(run.params, run.config.training),
+        usage=run.task.report(run.params),
     )
 
 

@@ -72,7 +72,7 @@ def bare_task(config: MoiraiMoEConfig, training: MoiraiTraining) -> Task:
         watched="nll",
         update=partial(_update, training),
         weight=partial(_weight, training),
-        report=partial(load_report, training=training),
+        report=partial(load_report, dead_share=training.dead_share),
     )
 
 

@@ -138,7 +138,7 @@ def test_dead_experts_are_named_and_reset():
     params = task.init(jax.random.key(0))
     load = jnp.array([[0.3, 0.01, 0.39, 0.3]])
     params |= {"training": params["training"] | {"load": load}}
-    assert load_report(params, LMTraining(dead_share=0.5))["dead_experts"] == [[0, 1]]
+    assert load_report(params, 0.5)["dead_experts"] == [[0, 1]]
     kernel = lambda tree: np.asarray(tree["params"]["layers_1"]["moe"]["router_kernel"])  # noqa: E731
     changed = []
     for number in range(2):

@@ -289,7 +289,8 @@ def _draw(
         count = most
     last = high - count * patch
     first = int(rng.integers(min(low - patch + 1, last), last + 1))
-    known = min(max(round(rng.uniform(*config.scaler_share) * count), 1), max(count - 1, 1))
+    low_share, high_share = config.scaler_share
+    known = min(max(round(rng.uniform(low_share, high_share) * count), 1), max(count - 1, 1))
     if variates == 1:
         columns = rng.integers(one.num_columns, size=1)
     else:
