@@ -14,20 +14,18 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from moejax.kernels import hopper
 from moejax.kernels.grouped import ROWS
-from moejax.kernels.hopper import COLUMNS, DEPTH, HALF, STAGES
-
-# Column tiles that follow one another before the next rows, so that operands stay in the cache:
-# measured on an H100.
-STRIP = {"plain": 8, "swiglu": 4}
+from moejax.kernels.hopper import DEPTH, HALF
+from moejax.kernels.tuning import Blocks
 
 
-@partial(jax.jit, static_argnames=("transposed", "keep"))
+@partial(jax.jit, static_argnames=("blocks", "transposed", "keep"))
 def rows_kernel(
     x_NK: jax.Array,
     matrices: tuple[jax.Array, ...],
     expert_P: jax.Array,
     used: jax.Array,
     *,
+    blocks: Blocks,
     transposed: bool = False,
     keep: bool = False,
 ) -> tuple[jax.Array, ...]:
@@ -41,15 +39,15 @@ def rows_kernel(
     shape = jax.ShapeDtypeStruct((x_NK.shape[0], width), x_NK.dtype)
     kernel = hopper.launch(
         f"moejax_grouped_{kind}",
-        partial(_program, len(matrices), transposed, STRIP[kind]),
+        partial(_program, len(matrices), transposed, blocks),
         (shape,) * (3 if keep else 1),
     )
     return kernel(used, expert_P, x_NK, *matrices)
 
 
-def _program(count: int, transposed: bool, strip: int, used, expert, x, *refs):
+def _program(count: int, transposed: bool, blocks: Blocks, used, expert, x, *refs):
     matrices, out = refs[:count], refs[count:]
-    columns = COLUMNS // count
+    columns = blocks.columns // count
     column_tiles = pl.cdiv(out[0].shape[1], columns)
     tile = (columns, DEPTH) if transposed else (DEPTH, columns)
 
@@ -61,7 +59,7 @@ def _program(count: int, transposed: bool, strip: int, used, expert, x, *refs):
             grid=(pl.cdiv(x.shape[1], DEPTH),),
             in_specs=[hopper.operand((ROWS, DEPTH), lambda k: (row, k), x.dtype)]
             + [matrix] * count,
-            max_concurrent_steps=STAGES,
+            max_concurrent_steps=blocks.stages,
             compute_context=context,
         )
 
@@ -90,7 +88,7 @@ def _program(count: int, transposed: bool, strip: int, used, expert, x, *refs):
         @plgpu.nd_loop((row_tiles * column_tiles,), collective_axes="program")
         def _(info):
             shape = row_tiles, column_tiles
-            row, column = plgpu.planar_snake(info.index[0], shape, 1, strip)
+            row, column = plgpu.planar_snake(info.index[0], shape, 1, blocks.strip)
 
             def context(run):
                 @partial(pl.run_scoped, sums=(hopper.sums(columns),) * count)

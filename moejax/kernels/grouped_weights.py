@@ -13,31 +13,29 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from moejax.kernels import hopper
 from moejax.kernels.grouped import ROWS
-from moejax.kernels.hopper import COLUMNS, DEPTH, HALF, STAGES
+from moejax.kernels.hopper import DEPTH, HALF
+from moejax.kernels.tuning import Blocks
 
-# Column tiles that follow one another before the next rows.
-STRIP = 4
 STEPS = ROWS // DEPTH
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("blocks",))
 def weights_kernel(
-    x_NK: jax.Array, y_NM: jax.Array, first_E: jax.Array, tiles_E: jax.Array
+    x_NK: jax.Array, y_NM: jax.Array, first_E: jax.Array, tiles_E: jax.Array, *, blocks: Blocks
 ) -> jax.Array:
     """x^T y over the rows of each expert -> [E, K, M] in the dtype of x, summed in float32.
 
     The rows of expert e are `tiles_E[e]` tiles, at least one, from tile `first_E[e]` on.
     """
     shape = tiles_E.shape[0], x_NK.shape[1], y_NM.shape[1]
-    kernel = hopper.launch(
-        "moejax_grouped_weights", _program, (jax.ShapeDtypeStruct(shape, x_NK.dtype),)
-    )
+    out = jax.ShapeDtypeStruct(shape, x_NK.dtype)
+    kernel = hopper.launch("moejax_grouped_weights", partial(_program, blocks), (out,))
     return kernel(first_E, tiles_E, x_NK, y_NM)[0]
 
 
-def _program(first, tiles, x, y, out):
+def _program(blocks: Blocks, first, tiles, x, y, out):
     experts, height, width = out.shape
-    shape = pl.cdiv(height, ROWS), pl.cdiv(width, COLUMNS)
+    shape = pl.cdiv(height, ROWS), pl.cdiv(width, blocks.columns)
 
     def pipeline(start, steps, row, column, body, context):
         return hopper.pipeline(
@@ -45,9 +43,9 @@ def _program(first, tiles, x, y, out):
             grid=(steps,),
             in_specs=[
                 hopper.operand((DEPTH, ROWS), lambda k: (start + k, row), x.dtype),
-                hopper.operand((DEPTH, COLUMNS), lambda k: (start + k, column), x.dtype),
+                hopper.operand((DEPTH, blocks.columns), lambda k: (start + k, column), x.dtype),
             ],
-            max_concurrent_steps=STAGES,
+            max_concurrent_steps=blocks.stages,
             compute_context=context,
         )
 
@@ -56,7 +54,7 @@ def _program(first, tiles, x, y, out):
 
     @partial(
         pl.run_scoped,
-        buffers=pipeline(0, jnp.int32(STAGES), 0, 0, nothing, nothing).get_allocations(x, y),
+        buffers=pipeline(0, jnp.int32(blocks.stages), 0, 0, nothing, nothing).get_allocations(x, y),
         staged=hopper.staging(x.dtype),
         drained=hopper.drained(),
         collective_axes="group",
@@ -73,15 +71,15 @@ def _program(first, tiles, x, y, out):
         @plgpu.nd_loop((experts, shape[0] * shape[1]), collective_axes="program")
         def _(info):
             expert, tile = info.index
-            row, column = plgpu.planar_snake(tile, shape, 1, STRIP)
+            row, column = plgpu.planar_snake(tile, shape, 1, blocks.strip)
 
             def context(run):
-                @partial(pl.run_scoped, total=hopper.sums(COLUMNS))
+                @partial(pl.run_scoped, total=hopper.sums(blocks.columns))
                 def _(total):
                     run(total)
                     pairs = [(total[...], out.at[expert])]
                     plgpu.barrier_arrive(drained)
-                    at = row * ROWS + group * HALF, column * COLUMNS
+                    at = row * ROWS + group * HALF, column * blocks.columns
                     hopper.store(pairs, *at, staged.at[group])
 
             start, steps = first[expert] * STEPS, tiles[expert] * STEPS

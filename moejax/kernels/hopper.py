@@ -16,11 +16,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from moejax.kernels.grouped import LANES, ROWS
 
 HALF = ROWS // 2
-# What a step contracts, the columns of a tile of the result, tiles loaded ahead, and the registers
-# of a thread that loads. They fill the shared memory.
+# What a step contracts, and the registers of a thread that loads.
 DEPTH = 64
-COLUMNS = 256
-STAGES = 4
 LOADER_REGISTERS = 40
 
 

@@ -11,7 +11,7 @@ token's served choices of weight times expert output. DISPATCH is the one table.
 | ragged   | rows sorted by expert, lax.ragged_dot            | accelerators without capacity     |
 | onehot   | GShard's one-hot matmuls over groups of tokens   | TPU-like hardware, comparison     |
 | indexed  | copies of the chosen experts' weights            | a few tokens, lowering            |
-| grouped  | rows sorted by expert, kernels of our own        | Hopper GPUs, any number of tokens |
+| grouped  | rows sorted by expert, kernels of our own        | NVIDIA GPUs, any number of tokens |
 """
 
 import warnings
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moejax.checks import require_choice
-from moejax.kernels.grouped import LANES, why_not
+from moejax.kernels.grouped import LANES, kernels_here, why_not
 from moejax.moe.assignment import Routing
 from moejax.moe.blocks import block_sizes, sorted_experts, spare_rows
 from moejax.moe.capacity import queue_order, queue_positions
@@ -138,7 +138,7 @@ def ragged(x_TD: jax.Array, routing: Routing, params: Params) -> jax.Array:
 def grouped(
     x_TD: jax.Array, routing: Routing, params: Params, limit: int | None = None
 ) -> jax.Array:
-    """Rows sorted by expert, whole tiles of each; grouped matmuls by kernels for Hopper GPUs.
+    """Rows sorted by expert, whole tiles of each; grouped matmuls by kernels for NVIDIA GPUs.
 
     `limit`: served choices that are expected at most; more take longer. What the kernels cannot
     serve runs as "auto" would without them, after one warning. Widths that are no multiples of
@@ -149,13 +149,14 @@ def grouped(
         name = choose(routing, jax.default_backend())
         _warn(f"dispatch 'grouped' {obstacle}; {name!r} runs instead")
         return DISPATCH[name](x_TD, routing, params)
+    implementation = kernels_here() or "xla"
     width = x_TD.shape[1]
     params = {name: _to_lanes(leaf, (1, 2)) for name, leaf in params.items()}
     inputs = _to_lanes(x_TD, (1,)), routing.kept_weight, params
     if limit is None or limit >= routing.index.size:
-        y_TD = grouped_experts(*inputs, make_layout(routing), "mosaic")
+        y_TD = grouped_experts(*inputs, make_layout(routing), implementation)
     else:
-        y_TD = limited_experts(*inputs, routing, limit, "mosaic")
+        y_TD = limited_experts(*inputs, routing, limit, implementation)
     return y_TD[:, :width]
 
 

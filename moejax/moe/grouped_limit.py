@@ -27,7 +27,7 @@ def limited_experts(
     limit: int,
     implementation: Implementation,
 ) -> jax.Array:
-    """`grouped_experts` with room for `limit` choices where those suffice: float32 [T, D]."""
+    """`grouped_experts` with room for `limit` choices where those suffice."""
     return _forward(x_TD, weight_Tk, params, routing, limit, implementation)[0]
 
 

@@ -24,7 +24,7 @@ for shape in "$@"; do echo "{\\"shape\\": \\"$shape\\", \\"forward\\": 2.0, \\"b
 def test_needs_a_gpu(monkeypatch):
     monkeypatch.setenv("MOEJAX_TORCH_PYTHON", "false")
     with pytest.raises(
-        ValueError, match="`moejax bench gpu` measures a dispatch that is for Hopper"
+        ValueError, match="`moejax bench gpu` measures a dispatch that is for NVIDIA"
     ):
         bench.measure("gpu")
 

@@ -1,4 +1,4 @@
-"""The kernels for Hopper GPUs, interpreted and compiled for one, against their plain twins."""
+"""The kernels for GPUs, interpreted and compiled for one, against their plain twins."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from moejax.kernels import copies, grouped
 from moejax.kernels.grouped import (
     ROWS,
     Tiles,
+    kernels_here,
     make_tiles,
     rows_product,
     rows_swiglu,
     weights_product,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
 # expert 0 has a tile, 1 has two; the last tile has no owner
 TILES, NUM_ROWS = (1, 2), 4 * ROWS
 OWNED = sum(TILES) * ROWS
@@ -59,6 +62,16 @@ def test_interpreted_equals_plain(name):
     function, arguments = products("mosaic")[name]
     with plgpu.force_gpu_interpret_mode():
         found = jax.tree.leaves(jax.jit(function)(*arguments))
+    compare(name, found)
+
+
+@pytest.mark.parametrize("name", products("triton"))
+def test_triton_interpreted_equals_plain(name):
+    function, arguments = products("triton")[name]
+    compare(name, jax.tree.leaves(jax.jit(function)(*arguments)))
+
+
+def compare(name, found):
     function, arguments = products("xla")[name]
     expected = jax.tree.leaves(function(*arguments))
     for one, other in zip(found, expected, strict=True):
@@ -66,6 +79,70 @@ def test_interpreted_equals_plain(name):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
         assert close(one[owned], other[owned])
+
+
+def rows_and_tokens():
+    """Slots of 33 tokens with 3 choices each, the last 5 of which have none."""
+    choices, order = 33 * 3, np.random.default_rng(4).permutation(OWNED)
+    choice_N, slot_A = np.full(NUM_ROWS, choices), np.full(choices, NUM_ROWS)
+    slot_A[:-5] = order[: choices - 5]
+    choice_N[slot_A[:-5]] = np.arange(choices - 5)
+    return jnp.asarray(choice_N, jnp.int32), jnp.asarray(slot_A.reshape(33, 3), jnp.int32)
+
+
+def copied(implementation):
+    choice_N, _ = rows_and_tokens()
+    return (copies.copy_rows(draw(5, 33, HIDDEN), choice_N, tiles(), 3, implementation)[:OWNED],)
+
+
+def summed(implementation):
+    y_ND = draw(6, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan)
+    weight_Tk = abs(draw(7, 33, 3)).astype(jnp.float32)
+    return (copies.sum_rows(y_ND, weight_Tk, rows_and_tokens()[1], implementation),)
+
+
+def felt(implementation):
+    wide = (draw(seed, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan) for seed in (8, 9, 10))
+    weight_N = draw(11, NUM_ROWS).astype(jnp.float32)
+    found = copies.swiglu_gradient(*wide, weight_N, tiles(), implementation)
+    return tuple(leaf[:OWNED] for leaf in found)
+
+
+@pytest.mark.parametrize("function", [copied, summed, felt])
+def test_copies_interpreted_equal_plain(function):
+    found, expected = (jax.jit(lambda name=name: function(name))() for name in ("triton", "xla"))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("capability", "wanted", "kernels"),
+    [
+        ("9.0", "auto", "mosaic"),
+        ("9.0", "triton", "triton"),
+        ("8.0", "auto", "triton"),
+        ("12.1", "", "triton"),
+        ("8.9", "mosaic", None),
+        ("7.5", "auto", None),
+        ("gfx942", "auto", None),
+    ],
+)
+def test_kernels_go_by_the_gpu(monkeypatch, capability, wanted, kernels):
+    class Device:
+        platform = "gpu"
+        compute_capability = capability
+
+    monkeypatch.setattr(grouped.jax, "devices", lambda: [Device()])
+    monkeypatch.setenv("MOEJAX_KERNELS", wanted)
+    assert kernels_here() == kernels
+
+
+def test_unknown_kernels_are_named(monkeypatch):
+    monkeypatch.setenv("MOEJAX_KERNELS", "cuda")
+    with pytest.raises(ValueError, match=r"MOEJAX_KERNELS.*cuda"):
+        kernels_here()
 
 
 @pytest.mark.parametrize("name", products("mosaic"))

@@ -87,7 +87,7 @@ def test_slots_fill_tiles_of_one_expert(num_tokens, num_experts, k, skew):
     assert int(layout.tiles.used[0]) <= len(layout.tiles.expert)
 
 
-def test_bfloat16_rows_are_moved_in_pairs():
+def test_bfloat16_is_close_to_float32():
     rng = np.random.default_rng(2)
     routing = make_routing(rng, 40, 4, 2)
     params = make_params(rng, 4, 16, 32, dtype=jnp.bfloat16)
@@ -102,7 +102,7 @@ def test_bfloat16_rows_are_moved_in_pairs():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({}, "is for Hopper GPUs, not"),
+        ({}, "is for NVIDIA GPUs of compute capability 8.0 or later, not"),
         ({"bias": True}, "is for SwiGLU experts without bias"),
         ({"gated": False}, "is for SwiGLU experts without bias"),
         ({"dtype": np.float32}, "is for bfloat16 tokens and parameters"),
@@ -133,7 +133,7 @@ def test_auto_takes_it_where_the_kernels_can_serve():
     assert names == ["indexed", "grouped", "grouped"]
     params = make_params(rng, 8, 64, 128, dtype=jnp.bfloat16)  # pyright: ignore
     x = jnp.zeros((64, 64), jnp.bfloat16)
-    assert "Hopper" in str(why_not(x, params)) or jax.default_backend() == "gpu"
+    assert "NVIDIA" in str(why_not(x, params)) or jax.default_backend() == "gpu"
 
 
 @pytest.mark.parametrize("sizes", [(72, 40)])
@@ -143,6 +143,7 @@ def test_widths_are_padded_for_the_kernels(monkeypatch, sizes):
     routing = make_routing(rng, 20, 3, 2)
     x = jnp.asarray(rng.normal(size=(20, sizes[0])), jnp.float32)
     seen = []
+    monkeypatch.setattr(dispatches, "kernels_here", lambda: "triton")
 
     def experts(x, weight, params, layout, implementation):
         seen.append((x.shape, params["down"].shape, implementation))
@@ -152,5 +153,5 @@ def test_widths_are_padded_for_the_kernels(monkeypatch, sizes):
     monkeypatch.setattr(dispatches, "grouped_experts", experts)
     found = dispatch(x, routing, params, "grouped")
     wide = tuple(-(-size // 64) * 64 for size in sizes)
-    assert seen == [((20, wide[0]), (3, wide[1], wide[0]), "mosaic")]
+    assert seen == [((20, wide[0]), (3, wide[1], wide[0]), "triton")]
     assert relative(found, dispatch(x, routing, params, "dense")) < 3e-6
