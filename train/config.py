@@ -5,7 +5,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -175,6 +175,9 @@ def coerce(value: Any, hint: Any, name: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         return coerce(value, next(one for one in options if one is not type(None)), name)
+    if origin is Mapping:
+        pairs = json.loads(value) if isinstance(value, str) else value
+        return {key: coerce(one, options[1], f"{name}.{key}") for key, one in pairs.items()}
     if origin is tuple:
         parts = _split(value) if isinstance(value, str) else value
         return tuple(coerce(one, options[0], name) for one in parts)

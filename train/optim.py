@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 Name = Literal["adam", "adamw"]
-Schedule = Literal["type1", "cosine", "constant"]
+Schedule = Literal["type1", "cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,8 @@ class OptimConfig:
 
     `schedule`: type1 = the first rate for two epochs, then half of the last one every epoch;
     cosine = from 0 up to the rate in `warmup_steps`, then down to `final_share` of it at the last
-    epoch; constant. `clip_norm` 0 = no clipping. `decay_all` False: parameters of fewer than two
-    axes (scales, biases) do not decay.
+    epoch; linear = down to 0 there; constant. `clip_norm` 0 = no clipping. `decay_all` False:
+    parameters of fewer than two axes (scales, biases) do not decay.
     """
 
     name: Name = "adam"
@@ -71,6 +71,8 @@ def learning_rate(config: OptimConfig, *, steps_per_epoch: int, epochs: int) -> 
         return type1
     if config.schedule == "cosine":
         return _warmup_cosine(config, steps_per_epoch * epochs)
+    if config.schedule == "linear":
+        return optax.linear_schedule(config.learning_rate, 0.0, steps_per_epoch * epochs)
     return optax.constant_schedule(config.learning_rate)
 
 

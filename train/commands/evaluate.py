@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=("train", "val", "test"), default="test")
     parser.add_argument("--csv", default="", metavar="FILE", help="score all of another CSV")
     parser.add_argument("--text", default="", metavar="FILE", help="score all of another text")
-    parser.add_argument("--save", default="", metavar="DIR", help="write the model (moirai) there")
+    parser.add_argument("--save", default="", metavar="DIR", help="write the model there")
     parser.add_argument("--plots", action="store_true", help="draw forecasts, experts, curves")
 
 
@@ -33,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from train.api import load_run
-    from train.recipes import moe_lm, moirai_moe
+    from train.recipes import chronos, moe_lm, moirai_moe
 
     console = Console()
     loaded = load_run(args.workdir)
     for note in loaded.dataset.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    show = {moe_lm: _text, moirai_moe: _forecasts}.get(loaded.system, _series)
+    show = {moe_lm: _text, moirai_moe: _forecasts, chronos: _forecasts}.get(loaded.system, _series)
     if args.save and show is not _forecasts:
-        raise ValueError(f"--save writes a MOIRAI-MoE; {args.workdir} holds another system")
+        raise ValueError(f"--save writes a forecaster of any series; {args.workdir} holds none")
     outputs, following = show(loaded, args, console)
     console.print("Written: " + ", ".join(map(str, outputs)), soft_wrap=True)
     console.print(f"Next: {following}", markup=False, highlight=False, soft_wrap=True)
@@ -96,29 +96,35 @@ def _text(
 def _forecasts(
     loaded: "LoadedRun", args: argparse.Namespace, console: "Console"
 ) -> tuple[list[Path], str]:
-    from train import moirai_evaluate
+    from train import chronos_start, moirai_start
+    from train.forecasts import evaluate
     from train.forecasts.score import table
-    from train.moirai_start import save_model
+    from train.recipes import chronos
+
+    name, start = "moirai-moe", moirai_start
+    if loaded.system is chronos:
+        name, start = "chronos", chronos_start
+    following = f"moejax forecast {name} --checkpoint {args.workdir} --csv FILE --out DIR"
 
     if args.csv or args.text or args.plots:
         raise ValueError(
             f"{args.workdir} is scored on its own data; forecasts and plots of other series:"
-            f" moejax forecast moirai-moe --checkpoint {args.workdir} --csv FILE --out DIR"
+            f" {following}"
         )
     outputs = []
     if args.save:
-        save_model(args.workdir, args.save)
+        start.save_model(args.workdir, args.save)
         outputs.append(Path(args.save))
-    found = moirai_evaluate.evaluate(loaded, args.part)
+    found = evaluate.evaluate(loaded, args.part)
     table(found.scores, console, f"{found.part}, {found.num_series} series")
-    console.print(f"next patch: {found.nll:.4f} nats per standardised value", highlight=False)
-    for layer, shares in enumerate(found.usage["expert_load"]):
+    console.print(f"{loaded.task.watched}: {found.loss:.4f} nats", highlight=False)
+    for layer, shares in enumerate(found.usage.get("expert_load", [])):
         text = " ".join(f"{share:.1%}" for share in shares)
         console.print(f"layer {layer}: experts' shares {text}", highlight=False)
-    for layer, expert in found.usage["dead_experts"]:
+    for layer, expert in found.usage.get("dead_experts", []):
         console.print(f"layer {layer}: expert {expert} hardly works", highlight=False)
-    outputs.insert(0, moirai_evaluate.save_evaluation(loaded, found))
-    return outputs, f"moejax forecast moirai-moe --checkpoint {args.workdir} --csv FILE --out DIR"
+    outputs.insert(0, evaluate.save_evaluation(loaded, found))
+    return outputs, following
 
 
 def _print(evaluation: "Evaluation", console: "Console") -> None:

@@ -34,10 +34,11 @@ def _moirai_moe(checkpoint: str, options: LoadOptions) -> Forecaster:
 
 
 def _chronos(checkpoint: str, options: LoadOptions) -> Forecaster:
-    from moejax.forecasting.chronos.forecaster import ChronosForecaster
+    from moejax.forecasting.chronos.forecaster import ChronosForecaster, make_pipeline
+    from train.chronos_start import load_any
 
     _require_checkpoint("chronos", checkpoint)
-    return ChronosForecaster.from_pretrained(checkpoint, options.context_length)
+    return ChronosForecaster(make_pipeline(*load_any(checkpoint)), options.context_length)
 
 
 def _require_checkpoint(system: str, checkpoint: str) -> None:

@@ -3,17 +3,18 @@
 A system's module lists its functions in RECIPES, names the score that decides in WATCHED, and has
 `load(config) -> data with source, notes and describe()`, `resolve(config, data) -> Config`,
 `misfit(config, data)`, `make_task(config, data) -> Task`, `make_model(config) -> Linen module` and
-`result(final) -> str`.
+`result(final) -> str`; a forecaster of any series also FORECASTER, its name, and
+`make_forecaster(config, params)`.
 """
 
 from collections.abc import Callable
 from types import ModuleType
 
 from train.config import Config
-from train.recipes import moe_lm, moirai_moe, mole
+from train.recipes import chronos, moe_lm, moirai_moe, mole
 from train.tables import nearest
 
-SYSTEMS: tuple[ModuleType, ...] = (mole, moe_lm, moirai_moe)
+SYSTEMS: tuple[ModuleType, ...] = (mole, moe_lm, moirai_moe, chronos)
 RECIPES: dict[str, Callable[[], Config]] = {
     recipe.__name__: recipe for module in SYSTEMS for recipe in module.RECIPES
 }

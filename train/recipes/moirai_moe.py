@@ -4,10 +4,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
+from moejax.forecasting.series import Forecaster
 from moejax.models.moirai_moe import MoiraiMoE, MoiraiMoEConfig
 from moejax.moe.layer import LossWeights
 from train import moirai_task
 from train.config import Config, LoopConfig
+from train.forecasts.evaluate import final_scores, scores_in_a_line
+from train.lm_task import model_variables
 from train.moirai_centroids import second_stage
 from train.moirai_data.config import MixtureConfig
 from train.moirai_data.rows import PackedSeries, pack_series
@@ -17,6 +21,7 @@ from train.optim import OptimConfig
 from train.task import Task
 
 WATCHED = "nll"
+FORECASTER = "moirai_moe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +184,17 @@ def misfit(config: MoiraiRun, dataset: PackedSeries) -> None:
 
 def result(final: dict[str, Any]) -> str:
     """A finished run in a line."""
-    sets = [key.removesuffix("_naive_crps") for key in final if key.endswith("_naive_crps")]
-    found = "; ".join(
-        f"{one}: CRPS {final[f'{one}_crps']:.4f} (seasonal naive {final[f'{one}_naive_crps']:.4f}),"
-        f" MASE {final[f'{one}_mase']:.4f} ({final[f'{one}_naive_mase']:.4f})"
-        for one in sets
+    return "; ".join(filter(None, [f"test nll {final['test_nll']:.4f}", scores_in_a_line(final)]))
+
+
+def make_forecaster(config: MoiraiRun, params: Any) -> Forecaster:
+    """A run's parameters, ready to forecast."""
+    return MoiraiMoEForecaster(
+        config.model,
+        model_variables(params),
+        context_length=config.data.context,
+        patch_size=config.model.patch_sizes[0],
     )
-    return f"test nll {final['test_nll']:.4f}{'; ' if found else ''}{found}"
 
 
 def make_model(config: MoiraiRun) -> MoiraiMoE:
@@ -211,9 +220,7 @@ def make_task(config: MoiraiRun, dataset: PackedSeries) -> Task:
 
 
 def _closing(config: MoiraiRun, dataset: PackedSeries, params: Any) -> dict[str, Any]:
-    from train.moirai_evaluate import final_scores
-
-    return final_scores(config.model, dataset, config.data, params)
+    return final_scores(make_forecaster(config, params), FORECASTER, dataset, config.data)
 
 
 def _started_variables(source: str) -> Any:

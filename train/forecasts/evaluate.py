@@ -1,35 +1,34 @@
-"""Evaluation of a trained MOIRAI-MoE: forecasts of held-out windows beside the seasonal naive."""
+"""Evaluation of a trained forecaster: forecasts of held-out windows beside the seasonal naive."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
-from moejax.models.moirai_moe import MoiraiMoEConfig
-from train.api import LoadedRun
+from moejax.forecasting.series import Forecaster
 from train.data import Part
 from train.forecasts.score import HeldOut, held_out, joined, score, score_naive
-from train.lm_task import model_variables
-from train.moirai_data.config import CSV, MixtureConfig
-from train.moirai_data.rows import PackedSeries
+from train.moirai_data.config import CSV
 from train.step import Scorer
 from train.workdir import dump, write_text
 
-OURS, NAIVE = "moirai_moe", "seasonal_naive"
+if TYPE_CHECKING:  # it imports the recipes, which import this
+    from train.api import LoadedRun
+
+NAIVE = "seasonal_naive"
 Table = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastEvaluation:
-    """`scores`: {set: {forecaster: {crps, mase, coverage80}}}; `nll` of the part's rows."""
+    """`scores`: {set: {forecaster: {crps, mase, coverage80}}}; `loss` of the part's rows."""
 
     part: str
     source: str
     num_series: int
-    nll: float
+    loss: float
     scores: Table
     usage: dict[str, Any]
 
@@ -38,8 +37,11 @@ class ForecastEvaluation:
         return dump(vars(self))
 
 
-def windows_of(data: PackedSeries, config: MixtureConfig, part: Part = "test") -> list[HeldOut]:
-    """The held-out windows of the sets that `config.score` names; of a CSV all series together."""
+def windows_of(data: Any, config: Any, part: Part = "test") -> list[HeldOut]:
+    """The held-out windows of the sets of data that `config.score` names; of a CSV all series.
+
+    `config` is a MixtureConfig or a WindowConfig.
+    """
     wanted = [one for one in data.sets if one.name in config.score or one.name == CSV]
     rows = {id(one): getattr(one.splits, part) for one in wanted}
     wanted = [one for one in wanted if np.ptp(rows[id(one)]) >= config.horizon]
@@ -61,39 +63,44 @@ def windows_of(data: PackedSeries, config: MixtureConfig, part: Part = "test") -
 
 
 def forecast_scores(
-    model: MoiraiMoEConfig,
-    variables: Any,
+    forecaster: Forecaster,
+    name: str,
     windows: list[HeldOut],
-    config: MixtureConfig,
+    num_samples: int,
     progress: Callable[[int], Any] | None = None,
 ) -> Table:
-    """Scores of a model and of the seasonal naive on held-out windows, by set."""
-    forecaster = MoiraiMoEForecaster(
-        model, variables, context_length=config.context, patch_size=model.patch_sizes[0]
-    )
+    """Scores of a forecaster and of the seasonal naive on held-out windows, by set."""
     return {
         held.name: {
-            OURS: score(held, forecaster, num_samples=config.samples, progress=progress),
+            name: score(held, forecaster, num_samples=num_samples, progress=progress),
             NAIVE: score_naive(held),
         }
         for held in windows
     }
 
 
-def final_scores(
-    model: MoiraiMoEConfig, data: PackedSeries, config: MixtureConfig, params: Any
-) -> dict[str, float]:
+def final_scores(forecaster: Forecaster, name: str, data: Any, config: Any) -> dict[str, float]:
     """What a run's last line says of its forecasts: {set}_{crps, mase}, and the naive's."""
-    table = forecast_scores(model, model_variables(params), windows_of(data, config), config)
     line = {}
-    for name, rows in table.items():
+    found = forecast_scores(forecaster, name, windows_of(data, config), config.samples)
+    for one, rows in found.items():
         for key in ("crps", "mase"):
-            line[f"{name}_{key}"] = rows[OURS][key]
-            line[f"{name}_naive_{key}"] = rows[NAIVE][key]
+            line[f"{one}_{key}"] = rows[name][key]
+            line[f"{one}_naive_{key}"] = rows[NAIVE][key]
     return line
 
 
-def evaluate(run: LoadedRun, part: Part = "test") -> ForecastEvaluation:
+def scores_in_a_line(final: dict[str, Any]) -> str:
+    """The forecasts' part of a finished run's summary."""
+    sets = [key.removesuffix("_naive_crps") for key in final if key.endswith("_naive_crps")]
+    return "; ".join(
+        f"{one}: CRPS {final[f'{one}_crps']:.4f} (seasonal naive {final[f'{one}_naive_crps']:.4f}),"
+        f" MASE {final[f'{one}_mase']:.4f} ({final[f'{one}_naive_mase']:.4f})"
+        for one in sets
+    )
+
+
+def evaluate(run: "LoadedRun", part: Part = "test") -> ForecastEvaluation:
     """Score the run's best parameters on the windows of a part."""
     config = run.config.data
     windows = windows_of(run.dataset, config, part)
@@ -108,13 +115,18 @@ def evaluate(run: LoadedRun, part: Part = "test") -> ForecastEvaluation:
         part=part,
         source=", ".join(one.name for one in windows),
         num_series=sum(len(one.histories) for one in windows),
-        nll=run.task.scores(scorer.means(run.params, rows))["nll"],
-        scores=forecast_scores(run.config.model, model_variables(run.params), windows, config),
+        loss=run.task.scores(scorer.means(run.params, rows))[run.task.watched],
+        scores=forecast_scores(
+            run.system.make_forecaster(run.config, run.params),
+            run.system.FORECASTER,
+            windows,
+            config.samples,
+        ),
         usage=run.task.report(run.params),
     )
 
 
-def save_evaluation(run: LoadedRun, evaluation: ForecastEvaluation) -> Path:
+def save_evaluation(run: "LoadedRun", evaluation: ForecastEvaluation) -> Path:
     """Write eval.json into the run's workdir; returns its path."""
     path = run.workdir.path / "eval.json"
     write_text(path, evaluation.to_json() + "\n")

@@ -1,0 +1,115 @@
+"""Windows for Chronos: drawn series, plans that keep to their part, tokens as the tokenizer's."""
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
+from moejax.models.chronos_config import ChronosConfig
+from moejax.models.chronos_losses import IGNORED
+from train.chronos_data.config import WindowConfig
+from train.chronos_data.kernel_synth import kernel_bank, kernel_synth
+from train.chronos_data.windows import cut, load_windows, tokens_of
+
+CONTEXT, HORIZON = 40, 8
+TOKENIZER = MeanScaleUniformBins(
+    ChronosConfig(n_tokens=64, context_length=CONTEXT, prediction_length=HORIZON)
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Windows of a CSV of two columns, the second with gaps."""
+    path = tmp_path_factory.mktemp("data") / "own.csv"
+    steps = np.arange(300)
+    second = np.where(steps % 7 == 3, np.nan, 5.0 + steps)
+    frame = {"date": pd.date_range("2024", periods=300, freq="h"), "a": steps * 1.0, "b": second}
+    pd.DataFrame(frame).to_csv(path, index=False)
+    config = WindowConfig(
+        csv=str(path),
+        context=CONTEXT,
+        horizon=HORIZON,
+        min_past=10,
+        rows=64,
+        val_rows=8,
+        mixup=2,
+    )
+    return config, load_windows(config)
+
+
+def test_drawn_series_are_those_of_their_seed():
+    one, again, other = (kernel_synth(6, 64, seed) for seed in (0, 0, 1))
+    assert one.shape == (6, 64)
+    assert np.isfinite(one).all()
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max(axis=1).min() > 0
+
+
+def test_kernels_are_covariances():
+    for matrix in kernel_bank(64).astype(np.float64):
+        np.testing.assert_allclose(matrix, matrix.T)
+        assert np.linalg.eigvalsh(matrix).min() > -1e-4 * np.abs(matrix).max()
+
+
+@pytest.mark.parametrize(("part", "rows"), [("train", (0, 210)), ("val", (210, 240))])
+def test_what_is_predicted_lies_in_its_part(found, part, rows):
+    _, data = found
+    plan = data.indices[part]
+    offset = data.plans["start"][plan] + CONTEXT  # of the first step ahead
+    series, row = np.divmod(offset, CONTEXT + 300)
+    row = row - CONTEXT
+    assert set(np.unique(series)) == {0, 1}
+    assert row.min() >= rows[0]
+    assert (row + HORIZON).max() <= rows[1]
+    np.testing.assert_allclose(data.plans["weight"][plan].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_batch_has_the_past_that_is_planned(found):
+    config, data = found
+    rows = data.indices["train"][:32]
+    batch = cut(data.arrays(), jnp.asarray(rows), config, TOKENIZER)
+    assert batch["ids"].shape == batch["mask"].shape == (32, CONTEXT + 1)
+    assert batch["labels"].shape == (32, HORIZON + 1)
+    known = data.plans["known"][rows]
+    steps = np.arange(CONTEXT)
+    assert not np.asarray(batch["mask"])[:, :-1][steps < CONTEXT - known[:, None]].any()
+    assert (np.asarray(batch["labels"])[:, -1] == TOKENIZER.config.eos_token_id).all()
+    assert (np.asarray(batch["labels"]) == IGNORED).any()
+    assert np.asarray(batch["mask"])[:, :-1].mean() > 0.4
+
+
+def test_tokens_are_those_of_the_tokenizer():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, CONTEXT + HORIZON)).astype(np.float32) * 7 + 3
+    values[rng.random(values.shape) < 0.1] = np.nan
+    past, future = values[:, :CONTEXT], values[:, CONTEXT:]
+    ours = tokens_of(jnp.asarray(past), jnp.asarray(future), TOKENIZER)
+    context = TOKENIZER.context(past)
+    label = TOKENIZER.label(future, context.scale)
+    assert (np.asarray(ours["ids"]) == context.ids).mean() > 0.999
+    np.testing.assert_array_equal(ours["mask"], context.mask)
+    expected = np.where(label.mask, label.ids, IGNORED)
+    assert (np.asarray(ours["labels"]) == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_past": 50, "context": 40}, "data.min_past is 50"),
+        ({"weights": (1.0,)}, "data.weights has 1 numbers"),
+        ({"drop": 1.5}, "data.drop"),
+        ({"horizon": 0}, "data.horizon is 0"),
+    ],
+)
+def test_wrong_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        WindowConfig(**options)
+
+
+def test_series_that_are_too_short(tmp_path):
+    path = tmp_path / "short.csv"
+    dates = pd.date_range("2024", periods=20)
+    pd.DataFrame({"date": dates, "a": np.arange(20.0)}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="no series is long enough for a window"):
+        load_windows(WindowConfig(csv=str(path), context=40, horizon=30, min_past=10))

@@ -1,0 +1,1 @@
+"""What Chronos is trained on: real series, mixtures of them, and draws of Gaussian processes."""
