@@ -26,14 +26,20 @@ def copy_rows(
 
 
 def sum_rows(
-    y_ND: jax.Array, weight_Tk: jax.Array, slot_Tk: jax.Array, implementation: Implementation
+    rows: tuple[jax.Array, ...],
+    weight_Tk: jax.Array,
+    slot_Tk: jax.Array,
+    implementation: Implementation,
 ) -> jax.Array:
-    """The weighted sum of each token's rows, in float32: [T, D] of the dtype of y."""
+    """The weighted sum of each token's rows, all of them [N, D], in float32: [T, D] of their
+    dtype.
+    """
     kernels = _kernels(implementation)
     if kernels:
-        return kernels.sum_rows(y_ND, weight_Tk, slot_Tk)
-    y_TkD = y_ND.at[slot_Tk].get(mode="fill", fill_value=0).astype(jnp.float32)
-    return jnp.sum(y_TkD * weight_Tk[:, :, None], axis=1).astype(y_ND.dtype)
+        return kernels.sum_rows(rows, weight_Tk, slot_Tk)
+    taken = (y_ND.at[slot_Tk].get(mode="fill", fill_value=0).astype(jnp.float32) for y_ND in rows)
+    total_TD = sum(jnp.sum(y_TkD * weight_Tk[:, :, None], axis=1) for y_TkD in taken)
+    return jnp.asarray(total_TD).astype(rows[0].dtype)
 
 
 def swiglu_gradient(

@@ -14,7 +14,7 @@ from moejax.kernels.grouped import ROWS
 from moejax.kernels.grouped_triton import off_gpu
 
 # Rows and columns at most that a program holds: of copies, of sums, of gradients.
-COPIED, SUMMED, FELT = (8, 1024), (1, 2048), (4, 1024)
+COPIED, SUMMED, FELT = (8, 1024), (1, 2048), (2, 1024)
 
 
 def copy_rows(
@@ -49,22 +49,27 @@ def _copy(top_k: int, rows: int, columns: int, used, choice, x, out):
 
 
 def sum_rows(
-    y_ND: jax.Array, weight_Tk: jax.Array, slot_Tk: jax.Array, *, interpret: bool | None = None
+    rows: tuple[jax.Array, ...],
+    weight_Tk: jax.Array,
+    slot_Tk: jax.Array,
+    *,
+    interpret: bool | None = None,
 ) -> jax.Array:
-    """The weighted sum of each token's rows, in float32: [T, D] of the dtype of y."""
-    tokens, rows = len(slot_Tk), SUMMED[0]
-    columns = math.gcd(y_ND.shape[1], SUMMED[1])
+    """The weighted sum of each token's rows, in float32: [T, D] of their dtype."""
+    tokens, width = len(slot_Tk), rows[0].shape[1]
+    block, columns = SUMMED[0], math.gcd(width, SUMMED[1])
     return pl.pallas_call(
-        partial(_sum, rows, columns),
-        grid=(pl.cdiv(tokens, rows), y_ND.shape[1] // columns),
-        out_shape=jax.ShapeDtypeStruct((tokens, y_ND.shape[1]), y_ND.dtype),
+        partial(_sum, block, columns),
+        grid=(pl.cdiv(tokens, block), width // columns),
+        out_shape=jax.ShapeDtypeStruct((tokens, width), rows[0].dtype),
         compiler_params=_params(),
         interpret=off_gpu() if interpret is None else interpret,
         name="moejax_rows_sum",
-    )(slot_Tk, weight_Tk, y_ND)
+    )(slot_Tk, weight_Tk, *rows)
 
 
-def _sum(rows: int, columns: int, slot, weight, y, out):
+def _sum(rows: int, columns: int, slot, weight, *refs):
+    *sources, out = refs
     tokens, top_k = slot.shape
     token_R = pl.program_id(0) * rows + lax.iota(jnp.int32, rows)
     column = pl.program_id(1) * columns
@@ -72,9 +77,11 @@ def _sum(rows: int, columns: int, slot, weight, y, out):
     total_RC = jnp.zeros((rows, columns), jnp.float32)
     for choice in range(top_k):
         at = token_R, jnp.full((rows,), choice, jnp.int32)
-        slot_R = plgpu.load(slot.at[at], mask=live_R, other=y.shape[0])
+        slot_R = plgpu.load(slot.at[at], mask=live_R, other=sources[0].shape[0])
         weight_R = plgpu.load(weight.at[at], mask=live_R, other=0.0)
-        total_RC += weight_R[:, None] * _load(y, slot_R, column, columns).astype(jnp.float32)
+        for source in sources:
+            values_RC = _load(source, slot_R, column, columns).astype(jnp.float32)
+            total_RC += weight_R[:, None] * values_RC
     live_RC = jnp.broadcast_to(live_R[:, None], total_RC.shape)
     at = _grid(token_R, column, columns)
     plgpu.store(out.at[at], total_RC.astype(out.dtype), mask=live_RC)

@@ -65,14 +65,27 @@ DEFAULTS: dict[tuple[str, Product], Blocks] = {
     ("mosaic", "plain"): Blocks(columns=256, strip=8),
     ("mosaic", "transposed"): Blocks(columns=256, strip=8),
     ("mosaic", "swiglu"): Blocks(columns=256, strip=4),
-    ("mosaic", "weights"): Blocks(columns=256, strip=4),
+    ("mosaic", "weights"): Blocks(columns=256, strip=16),
     ("triton", "plain"): Blocks(columns=128, depth=32),
     ("triton", "transposed"): Blocks(columns=128, depth=32),
     ("triton", "swiglu"): Blocks(columns=128, depth=32),
     ("triton", "weights"): Blocks(columns=128, depth=32),
 }
-# measured, by key
-TABLE: dict[Key, Blocks] = {}
+# measured on an H200
+WIDE = Blocks(columns=256, depth=64, stages=3)
+
+
+def _key(product: Product, contracted: int, width: int, experts: int) -> Key:
+    return Key(
+        kernels="mosaic", product=product, contracted=contracted, width=width, experts=experts
+    )
+
+
+TABLE: dict[Key, Blocks] = {
+    _key("swiglu", 2048, 1024, 64): Blocks(columns=256, strip=8),
+    _key("weights", 4096, 14336, 8): Blocks(columns=256, strip=2),
+    _key("weights", 14336, 4096, 8): Blocks(columns=256, strip=8),
+}
 MOSAIC_CANDIDATES = tuple(
     Blocks(columns=columns, stages=stages, strip=strip)
     for columns, stages in ((256, 4), (128, 6))
@@ -98,7 +111,14 @@ def lookup(key: Key) -> Blocks:
     except OSError:
         stamp = None
     found = _read(path, stamp).get(key.text) if stamp is not None else None
+    if found is None and key.kernels == "triton" and _hopper():
+        return WIDE
     return found or TABLE.get(key) or DEFAULTS[key.kernels, key.product]
+
+
+def _hopper() -> bool:
+    """Whether a program has room for WIDE, 144 KiB; GPUs with less, or not measured, have not."""
+    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
 
 
 def file_path() -> Path:

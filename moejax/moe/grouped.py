@@ -92,8 +92,7 @@ def backward(implementation: Implementation, saved, grad_TD):
     by_gate_ND = rows(grad_gate_NH, params["gate"], transposed=True)
     by_up_ND = rows(grad_up_NH, params["up"], transposed=True)
     ones_Tk = jnp.ones_like(weight_Tk)
-    grad_x_TD = sum_rows(by_gate_ND, ones_Tk, slots.slot, implementation)
-    grad_x_TD += sum_rows(by_up_ND, ones_Tk, slots.slot, implementation)
+    grad_x_TD = sum_rows((by_gate_ND, by_up_ND), ones_Tk, slots.slot, implementation)
     grad_weight_Tk = grad_weight_N.at[slots.slot].get(mode="fill", fill_value=0)
     grad_params = {"gate": grad_gate, "up": grad_up, "down": grad_down}
     return grad_x_TD, grad_weight_Tk, grad_params, None
@@ -109,4 +108,4 @@ def _rows(x_TD, layout: Layout, implementation: Implementation) -> jax.Array:
 
 def _outputs(hidden_NH, weight_Tk, params, layout: Layout, implementation) -> jax.Array:
     y_ND = rows_product(hidden_NH, params["down"], layout.tiles, implementation=implementation)
-    return sum_rows(y_ND, weight_Tk, layout.slots.slot, implementation)
+    return sum_rows((y_ND,), weight_Tk, layout.slots.slot, implementation)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from moejax.kernels.split_dot import split_dot
 from moejax.layers.softmax import softmax
 from moejax.moe.assignment import TINY_SUM, Routing, SoftRouting
 from moejax.moe.config import RoutingConfig
@@ -27,10 +28,14 @@ def router_logits(
 
     With a key the input is multiplied by U(1 - jitter, 1 + jitter).
     """
+    kernel_DM = kernel_DM.astype(jnp.float32)
+    jittered = key is not None and jitter > 0
+    if x_TD.dtype == jnp.bfloat16 and not jittered and jax.default_backend() == "gpu":
+        return split_dot(x_TD, kernel_DM)
     x_TD = x_TD.astype(jnp.float32)
-    if key is not None and jitter > 0:
+    if jittered:
         x_TD = x_TD * jax.random.uniform(key, x_TD.shape, minval=1 - jitter, maxval=1 + jitter)
-    return jnp.dot(x_TD, kernel_DM.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+    return jnp.dot(x_TD, kernel_DM, precision=lax.Precision.HIGHEST)
 
 
 def route(

@@ -96,9 +96,9 @@ def copied(implementation):
 
 
 def summed(implementation):
-    y_ND = draw(6, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan)
+    rows = tuple(draw(seed, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan) for seed in (6, 12))
     weight_Tk = abs(draw(7, 33, 3)).astype(jnp.float32)
-    return (copies.sum_rows(y_ND, weight_Tk, rows_and_tokens()[1], implementation),)
+    return (copies.sum_rows(rows, weight_Tk, rows_and_tokens()[1], implementation),)
 
 
 def felt(implementation):
