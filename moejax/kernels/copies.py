@@ -56,9 +56,10 @@ def swiglu_gradient(
     kernels = _kernels(implementation)
     if kernels:
         return kernels.swiglu_gradient(gate_NH, up_NH, grad_NH, weight_N, tiles.used)
-    values = (leaf.astype(jnp.float32) for leaf in (gate_NH, up_NH, grad_NH))
-    *results, terms_NH = swiglu_terms(*values, weight_N[:, None])
-    return *(leaf.astype(gate_NH.dtype) for leaf in results), jnp.sum(terms_NH, axis=1)
+    gate, up, grad = (leaf.astype(jnp.float32) for leaf in (gate_NH, up_NH, grad_NH))
+    d_gate, d_up, hidden, terms_NH = swiglu_terms(gate, up, grad, weight_N[:, None])
+    d_gate, d_up, hidden = (leaf.astype(gate_NH.dtype) for leaf in (d_gate, d_up, hidden))
+    return d_gate, d_up, hidden, jnp.sum(terms_NH, axis=1)
 
 
 def swiglu_terms(gate, up, grad, weight):

@@ -124,8 +124,9 @@ def _swiglu_gradient(rows: int, columns: int, used, weight, gate, up, grad, *out
 
         def step(index, total_R):
             across = pl.ds(index * columns, columns)
-            values = [ref[at, across].astype(jnp.float32) for ref in (gate, up, grad)]
-            *results, terms_RC = swiglu_terms(*values, weight_R[:, None])
+            refs = gate, up, grad
+            g, u, d = (ref[at, across].astype(jnp.float32) for ref in refs)
+            *results, terms_RC = swiglu_terms(g, u, d, weight_R[:, None])
             for out, value in zip(outs, results, strict=False):
                 out[at, across] = value.astype(out.dtype)
             return total_R + jnp.sum(terms_RC, axis=1)

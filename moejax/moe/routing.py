@@ -29,11 +29,11 @@ def router_logits(
     With a key the input is multiplied by U(1 - jitter, 1 + jitter).
     """
     kernel_DM = kernel_DM.astype(jnp.float32)
-    jittered = key is not None and jitter > 0
-    if x_TD.dtype == jnp.bfloat16 and not jittered and jax.default_backend() == "gpu":
+    exact = key is None or jitter <= 0
+    if exact and x_TD.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
         return split_dot(x_TD, kernel_DM)
     x_TD = x_TD.astype(jnp.float32)
-    if jittered:
+    if key is not None and jitter > 0:
         x_TD = x_TD * jax.random.uniform(key, x_TD.shape, minval=1 - jitter, maxval=1 + jitter)
     return jnp.dot(x_TD, kernel_DM, precision=lax.Precision.HIGHEST)
 

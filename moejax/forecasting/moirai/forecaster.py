@@ -71,8 +71,7 @@ class MoiraiMoEForecaster:
         past = np.asarray(past_target, np.float64)
         if past.ndim not in (2, 3):
             raise ValueError(f"past_target has shape {past.shape}; give [B, L] or [B, L, C]")
-        others = {"known_ahead": known_ahead, "past_only": past_only}
-        for name, values in others.items():
+        for name, values in (("known_ahead", known_ahead), ("past_only", past_only)):
             if values is not None and (np.ndim(values) != 3 or len(values) != len(past)):
                 raise ValueError(
                     f"{name} has shape {np.shape(values)}; give [{len(past)}, steps, covariates]"
@@ -80,9 +79,10 @@ class MoiraiMoEForecaster:
         histories = [
             History(
                 target=np.atleast_2d(one.T),
-                **{k: None if v is None else np.asarray(v[i]).T for k, v in others.items()},
+                known_ahead=None if known_ahead is None else np.asarray(known_ahead[row]).T,
+                past_only=None if past_only is None else np.asarray(past_only[row]).T,
             )
-            for i, one in enumerate(past)
+            for row, one in enumerate(past)
         ]
         found = self.forecast(histories, prediction_length, num_samples=num_samples, seed=seed)
         samples = np.zeros((len(past), num_samples, prediction_length, *past.shape[2:]), np.float32)
