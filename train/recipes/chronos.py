@@ -70,6 +70,7 @@ def chronos_tiny() -> ChronosRun:
     """A small dense Chronos on ETT, weather, temperatures and drawn series.
 
     moejax train chronos_tiny
+    10 minutes of CPU time; too few to beat the seasonal naive, see docs/chronos_moe.md.
     """
     model = _model(d_model=64, num_layers=2, context=256, horizon=64, n_tokens=1024)
     return ChronosRun(
@@ -87,6 +88,7 @@ def chronos_moe_tiny() -> ChronosRun:
     """chronos_tiny with four experts behind it, two a series.
 
     moejax train chronos_moe_tiny
+    11 minutes of CPU time; too few to beat the seasonal naive, see docs/chronos_moe.md.
     The other architecture: --set model.chronos.moe_architecture=expert_only
     """
     base = chronos_tiny()
