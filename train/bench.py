@@ -1,8 +1,9 @@
 """`moejax bench SUITE`: rows of measurements against baselines and targets.
 
 A suite is a module in train/benchmarks with `measure(say) -> list[Row]`; those in DRAWING also take
-a folder for their plots. What is compared is timed in turns in one process, after a warm-up, and
-the median of the rounds counts, so that a busy machine slows both sides alike.
+a folder for their plots, those in TUNING whether to tune first. What is compared is timed in turns
+in one process, after a warm-up, and the median of the rounds counts, so that a busy machine slows
+both sides alike.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from train.workdir import write_text
 
 SUITES = ("mole", "moe", "lm", "moirai", "chronos", "gpu")
 DRAWING = ("moe",)
+TUNING = ("gpu",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """The command: measure, print, write; with --strict exit status 1 when a target is missed."""
     console = Console()
     out = Path(args.out) if args.out else None
-    rows = measure(args.suite, console, out)
+    rows = measure(args.suite, console, out, tune=args.tune)
     console.print(_table(rows))
     if out:
         write_json(rows, out / "rows.json")
@@ -100,16 +102,24 @@ def run(args: argparse.Namespace) -> int:
     return 1 if missed and args.strict else 0
 
 
-def measure(suite: str, console: Console | None = None, out: Path | None = None) -> list[Row]:
-    """The rows of a suite, its plots in the folder `out`; ValueError for an unknown suite."""
+def measure(
+    suite: str, console: Console | None = None, out: Path | None = None, *, tune: bool = False
+) -> list[Row]:
+    """The rows of a suite, its plots in the folder `out`; ValueError for an unknown suite, and to
+    `tune` one that has nothing to tune.
+    """
     if suite not in SUITES:
         raise ValueError(
             f"unknown suite {suite!r}.{nearest(suite, SUITES)} Suites: {', '.join(SUITES)}"
         )
+    if tune and suite not in TUNING:
+        raise ValueError(f"suite {suite!r} has nothing to tune; --tune is for {', '.join(TUNING)}")
     console = console or Console(quiet=True)
     module = importlib.import_module(f"train.benchmarks.{suite}")
     with console.status("preparing") as status:
         options = {"out": out} if suite in DRAWING else {}
+        if suite in TUNING:
+            options = {"tune": tune}
         return module.measure(status.update, **options)
 
 

@@ -71,7 +71,7 @@ def test_unknown_suite_suggests_the_nearest():
 @pytest.mark.parametrize(("options", "status"), [((), 0), (("--strict",), 1)])
 def test_a_missed_target_is_named_and_fails_when_strict(options, status, monkeypatch, capsys):
     rows = [Row(name="slow_one", metric="m", value=1.0, unit="x", target=2.0)]
-    monkeypatch.setattr(bench, "measure", lambda *_: rows)
+    monkeypatch.setattr(bench, "measure", lambda *_, tune: rows)
     assert main(["bench", "mole", *options]) == status
     assert "target missed: slow_one" in capsys.readouterr().out
 

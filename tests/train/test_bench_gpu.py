@@ -2,13 +2,15 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
+from moejax.kernels import tuning
 from train import bench
-from train.benchmarks import gpu, gpu_checks, gpu_layer, gpu_scaling, gpu_step
+from train.benchmarks import gpu, gpu_checks, gpu_layer, gpu_scaling, gpu_step, gpu_tune
 from train.benchmarks.gpu_layer import Measured, Shape
 
 TINY = Shape(tokens=16, width=8, hidden=12, experts=4, top_k=2)
@@ -107,3 +109,48 @@ def test_kernels_are_told_apart_by_name():
     shares = gpu_step.by_kind(kernels)
     assert shares["grouped products"] == 0.5
     assert shares["dense products"] == shares["elementwise, gathers and sums"] == 0.25
+
+
+def test_tuner_stores_the_fastest_tiles_that_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOEJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(gpu_tune.grouped, "kernels_here", lambda: "triton")
+    seconds = dict.fromkeys(tuning.candidates("triton"), 2.0)
+    best = tuning.candidates("triton")[-1]
+    seconds[best] = 1.0
+    key = tuning.Key(kernels="triton", product="plain", contracted=8, width=12, experts=4)
+
+    def run(blocks):
+        if blocks not in seconds:
+            raise ValueError("no room for the tiles it had")
+        return blocks
+
+    monkeypatch.setattr(gpu_tune, "products", lambda shape, kernels: {key: run})
+    monkeypatch.setattr(gpu_tune, "_seconds", lambda call: seconds[call()])
+    seconds.pop(tuning.lookup(key), None)
+    (row,) = gpu.tune_rows([TINY, TINY], lambda text: None)
+    assert (row.value, row.baseline) == (1e3, None)
+    assert tuning.lookup(key) == best
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+def test_tuned_products_are_those_of_the_layer():
+    shape = Shape(tokens=8, width=64, hidden=128, experts=2, top_k=1)
+    found = gpu_tune.products(shape, "triton")
+    shapes = {
+        (key.product, key.contracted): jax.eval_shape(partial(run, tuning.lookup(key)))
+        for key, run in found.items()
+    }
+    assert [leaf.shape for leaf in shapes["swiglu", 64]] == [(256, 128)] * 3
+    assert [leaf.shape for leaf in shapes["plain", 128]] == [(256, 64)]
+    assert [leaf.shape for leaf in shapes["transposed", 64]] == [(256, 128)]
+    assert [leaf.shape for leaf in shapes["transposed", 128]] == [(256, 64)]
+    assert shapes["weights", 64].shape == (2, 64, 128)
+    assert shapes["weights", 128].shape == (2, 128, 64)
+
+
+def test_nothing_to_tune_is_said(monkeypatch):
+    monkeypatch.setattr(gpu_tune.grouped, "kernels_here", lambda: None)
+    with pytest.raises(ValueError, match="nothing to tune"):
+        gpu_tune.tune([TINY])
+    with pytest.raises(ValueError, match="'moe' has nothing to tune; --tune is for gpu"):
+        bench.measure("moe", tune=True)

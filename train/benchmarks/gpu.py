@@ -1,9 +1,9 @@
-"""Speed of the MoE layer on a Hopper GPU, beside PyTorch's grouped_mm and one dense SwiGLU.
+"""Speed of the MoE layer on an NVIDIA GPU, beside PyTorch's grouped_mm and one dense SwiGLU.
 
 FLOPs are those of the experts' matmuls, 2 for a multiply-add, 3 times as many with gradients. The
 PyTorch layer, tools/torch_moe.py, runs in a process of its own before JAX takes the GPU, by the
 Python that MOEJAX_TORCH_PYTHON names or else by this one; where that has no torch the rows have no
-baseline.
+baseline. The targets are for Hopper GPUs.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from train.bench import Row
-from train.benchmarks import gpu_checks, gpu_layer, gpu_scaling, gpu_step
+from train.benchmarks import gpu_checks, gpu_layer, gpu_scaling, gpu_step, gpu_tune
 from train.benchmarks.gpu_layer import PASSES, SAID, Measured, Shape
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "torch_moe.py"
@@ -51,14 +51,19 @@ ERROR_TARGET = 1e-2
 
 
 def measure(
-    say: Callable[[str], Any] = print, judged: dict[str, Judged] | None = None
+    say: Callable[[str], Any] = print,
+    judged: dict[str, Judged] | None = None,
+    *,
+    tune: bool = False,
 ) -> list[Row]:
-    """All rows of the suite. ValueError without a GPU that has the kernels."""
+    """All rows of the suite, those of tiles first where they are to be tuned. ValueError without
+    a GPU that has the kernels.
+    """
     judged = JUDGED if judged is None else judged
     say("measuring PyTorch")
     torch = run_torch([one.shape for one in judged.values()])
     gpu_layer.require_kernels()
-    rows = []
+    rows = tune_rows([one.shape for one in judged.values()], say) if tune else []
     for name, one in judged.items():
         for which in PASSES:
             say(f"measuring {name}, {SAID[which]}")
@@ -75,6 +80,20 @@ def measure(
     say("measuring a training step")
     rows += step_rows(gpu_step.default_step())
     return rows
+
+
+def tune_rows(shapes: list[Shape], say: Callable[[str], Any]) -> list[Row]:
+    """Milliseconds of every product with the fastest tiles, beside the tiles it had."""
+    return [
+        Row(
+            name=f"tune_{key.product}_{key.contracted}x{key.width}x{key.experts}",
+            metric=f"product with {one.blocks}",
+            value=one.seconds * 1e3,
+            unit="ms",
+            baseline=None if one.before is None else one.before * 1e3,
+        )
+        for key, one in gpu_tune.tune(shapes, say).items()
+    ]
 
 
 def step_rows(step: gpu_step.Step) -> list[Row]:

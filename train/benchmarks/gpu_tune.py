@@ -24,11 +24,11 @@ ROUNDS, CALLS = 5, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The fastest tiles for a product, its seconds and those of the tiles it had before."""
+    """The fastest tiles for a product, its seconds and those of the tiles it had, if they ran."""
 
     blocks: Blocks
     seconds: float
-    before: float
+    before: float | None
 
 
 def tune(
@@ -108,7 +108,7 @@ def _best(key: Key, run: Callable[[Blocks], Any], candidates: tuple[Blocks, ...]
     return Tuned(
         blocks=fastest,
         seconds=seconds[fastest],
-        before=seconds.get(before, float("nan")),
+        before=seconds.get(before),
     )
 
 

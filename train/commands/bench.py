@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", metavar="SUITE", help="mole, moe, lm, moirai, chronos or gpu")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--strict", action="store_true", help="exit status 1 for a missed target")
+    parser.add_argument(
+        "--tune", action="store_true", help="gpu: find and store the fastest tiles first"
+    )
     parser.add_argument("--out", metavar="DIR", help="write rows, a table and the suite's plots")
 
 
