@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from moejax.kernels import grouped, tuning
 from moejax.kernels.grouped import ROWS, Implementation, Tiles, make_tiles
-from moejax.kernels.tuning import Blocks, Key
+from moejax.kernels.tuning import Blocks, Key, Product
 from train.benchmarks.gpu_layer import Shape, normal
 
 ROUNDS, CALLS = 5, 4
@@ -62,7 +62,7 @@ def products(shape: Shape, kernels: Implementation) -> dict[Key, Callable[[Block
     down = normal(4, (experts, shape.hidden, shape.width), 0.02)
     run_rows = partial(_run_rows, kernels, tiles)
     run_weights = partial(_run_weights, kernels, tiles)
-    cases = (
+    cases: tuple[tuple[Product, int, int, Callable[..., Any]], ...] = (
         ("swiglu", shape.width, shape.hidden, partial(run_rows, wide, (gate, up))),
         ("plain", shape.hidden, shape.width, partial(run_rows, narrow, (down,))),
         ("transposed", shape.width, shape.hidden, partial(run_rows, wide, (down,))),
