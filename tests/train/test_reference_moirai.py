@@ -11,6 +11,8 @@ from train.reference import check_folder, find_system
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "moirai_moe"
 CASES = ("a_univariate", "a_packed", "b_multipatch", "c_student_t")
+SLOW = ("a_forecast_univariate", "a_forecast_covariates", "b_forecast_patch8")
+FORECASTS = ("a_forecast_onestep", *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW))
 
 
 def copy(folder: Path, case: str, name: str, **changed) -> Path:
@@ -29,6 +31,23 @@ def test_a_recorded_run_agrees(case):
     assert [row for row in rows if not row.ok] == []
     recorded = load_file(FIXTURES / f"{case}.outputs.safetensors")
     assert {row.tensor for row in rows} == recorded.keys()
+
+
+@pytest.mark.parametrize("case", FORECASTS)
+def test_a_recorded_forecast_agrees(case):
+    rows = check_folder(FIXTURES, only=case)
+    assert [row for row in rows if not row.ok] == []
+    recorded = load_file(FIXTURES / f"{case}.outputs.safetensors")
+    assert {row.tensor for row in rows} == recorded.keys() - {"feedback"}
+
+
+@pytest.mark.parametrize("name", ["convert.time_id", "step0.loc", "mean_rollout"])
+def test_damage_of_a_forecast_is_noticed(tmp_path, name):
+    case = "a_forecast_onestep"
+    values = load_file(FIXTURES / f"{case}.outputs.safetensors")[name].copy()
+    values.flat[-1] += 1
+    folder = copy(tmp_path, case, "a_damaged", **{name: values})
+    assert [row.tensor for row in check_folder(folder) if not row.ok] == [name]
 
 
 def test_other_sizes_agree():

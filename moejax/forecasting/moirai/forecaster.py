@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.checks import require_choice, require_positive
-from moejax.forecasting.memory import require_samples_fit
+from moejax.forecasting.memory import require_memory, require_samples_fit
 from moejax.forecasting.missing import causal_mean, zeros
 from moejax.forecasting.moirai.arrange import arrange, bucket, known_tokens, needed_patches
 from moejax.forecasting.moirai.autoregress import Plan, roll_out, steps_of
@@ -107,7 +107,7 @@ class MoiraiMoEForecaster:
         require_positive("num_samples", num_samples)
         context = self._context(prediction_length)
         require_samples_fit(
-            num_samples, prediction_length, sum(len(one.target) for one in histories)
+            num_samples, prediction_length, sum(len(np.atleast_1d(one.target)) for one in histories)
         )
         found: list[Forecast | ValueError] = [ValueError("not forecast")] * len(histories)
         groups: dict[_Shape, list[int]] = defaultdict(list)
@@ -119,7 +119,14 @@ class MoiraiMoEForecaster:
                 found[index] = error
         done = len(histories) - sum(map(len, groups.values()))
         for shape, indices in groups.items():
-            size, samples, chunks = self._batch(shape, prediction_length, num_samples, len(indices))
+            try:
+                size, samples, chunks = self._batch(
+                    shape, prediction_length, num_samples, len(indices)
+                )
+            except ValueError as error:
+                found = [error if i in indices else one for i, one in enumerate(found)]
+                done += len(indices)
+                continue
             for start in range(0, len(indices), size):
                 some = indices[start : start + size]
                 windows = [_window(histories[index], context, prediction_length) for index in some]
@@ -167,13 +174,21 @@ class MoiraiMoEForecaster:
     def _batch(
         self, shape: "_Shape", horizon: int, num_samples: int, count: int
     ) -> tuple[int, int, int]:
-        """(series of a batch, samples rounded up, chunks of them), so that memory suffices."""
+        """(series of a batch, samples rounded up, chunks of them), so that memory suffices.
+
+        ValueError where a single sample does not fit.
+        """
         config = self.config
         future = -(-horizon // self.patch_size)
         variates = shape.targets + shape.ahead + shape.past_only
         length = variates * shape.past + (shape.targets + shape.ahead) * future
         numbers = length * (3 * config.num_heads * length + 12 * config.d_model)
         numbers += length * config.top_k * (3 * config.d_ff + 2 * config.d_model)
+        require_memory(
+            4 * numbers,
+            f"a sample of {variates} variates, {length} tokens,",
+            "give fewer targets and covariates, a shorter context or horizon",
+        )
         most = max(BATCH_BYTES // (4 * numbers), 1)
         size = 2 ** max(min(most // num_samples, MOST_SERIES).bit_length() - 1, 0)
         size = min(size, 2 ** (count - 1).bit_length())
@@ -221,29 +236,26 @@ def _keys(seed: int, place_B: Any, num_samples: int) -> jax.Array:
 
 def _window(history: History, context: int, horizon: int) -> Window:
     """The last `context` steps [1, L, C], zeros and `pad` before the series began."""
-    target_CL = history.target[:, -context:].astype(np.float32)
-    missing = context - target_CL.shape[1]
-    fill = causal_mean if len(target_CL) == 1 else zeros
+    length = min(context, history.target.shape[1])
+    missing = context - length
+    fill = causal_mean if len(history.target) == 1 else zeros
 
-    def rows(values: np.ndarray, how: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        filled = np.stack([how(one) for one in values]).T[None]
-        return np.pad(filled, ((0, 0), (missing, 0), (0, 0)))
-
-    def seen(values: np.ndarray) -> np.ndarray:
-        return np.pad(~np.isnan(values).T[None], ((0, 0), (missing, 0), (0, 0)))
+    def last(values: np.ndarray, steps: int, how: Callable[[np.ndarray], np.ndarray]) -> Any:
+        """The last steps [1, steps, C], filled by all that was before them, and what is there."""
+        filled = np.stack([how(one) for one in values.astype(np.float32)])
+        room = ((0, 0), (missing, 0), (0, 0))
+        return [np.pad(x[:, -steps:].T[None], room) for x in (filled, ~np.isnan(values))]
 
     others: dict[str, np.ndarray] = {}
     if history.known_ahead is not None:
-        known = history.known_ahead[:, -(target_CL.shape[1] + horizon) :].astype(np.float32)
-        others |= {"ahead": rows(known, zeros), "ahead_observed": seen(known)}
+        names = "ahead", "ahead_observed"
+        others |= zip(names, last(history.known_ahead, length + horizon, zeros), strict=True)
     if history.past_only is not None:
-        past = history.past_only[:, -context:].astype(np.float32)
-        others |= {"past_only": rows(past, zeros), "past_only_observed": seen(past)}
+        names = "past_only", "past_only_observed"
+        others |= zip(names, last(history.past_only, length, zeros), strict=True)
+    target, observed = last(history.target, length, fill)
     return Window(
-        target=rows(target_CL, fill),
-        observed=seen(target_CL),
-        pad=np.arange(context)[None] < missing,
-        **others,
+        target=target, observed=observed, pad=np.arange(context)[None] < missing, **others
     )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moejax.forecasting.moirai import forecaster as module
+from moejax.forecasting.moirai.autoregress import roll_out
 from moejax.forecasting.moirai.forecaster import MoiraiMoEForecaster
 from moejax.forecasting.series import Forecast, History
 from moejax.interop.moirai import load_moirai_moe
@@ -67,6 +69,46 @@ def test_room_in_front_of_a_series_changes_nothing(some):
     again = wide.forecast(histories, HORIZON, num_samples=SAMPLES, seed=3)
     for index in (2, 4):
         np.testing.assert_allclose(again[index].samples, found[index].samples, rtol=1e-3, atol=1e-3)
+
+
+def test_series_of_one_bucket_compile_once(some, forecaster):
+    forecaster.predict(wave(95)[None], HORIZON, num_samples=SAMPLES)
+    before = roll_out._cache_size()
+    for length in (40, 64, 90, 300):
+        forecaster.predict(wave(length)[None], HORIZON, num_samples=SAMPLES, seed=length)
+    assert roll_out._cache_size() == before
+    forecaster.predict(wave(95)[None], HORIZON + 16, num_samples=SAMPLES)
+    assert roll_out._cache_size() == before + 1
+
+
+def test_samples_in_chunks_are_the_same(some, forecaster, monkeypatch):
+    histories, found, _ = some
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    again = forecaster.forecast(histories[:1], HORIZON, num_samples=SAMPLES, seed=3)
+    np.testing.assert_allclose(again[0].samples, found[0].samples, rtol=1e-3, atol=1e-3)
+
+
+def test_gaps_are_filled_by_all_that_was_before_them(some, forecaster):
+    """Two histories that differ in front of the context alone, with a gap and without one."""
+    early, late = np.full(100, 100.0), wave(90)
+
+    def samples(*parts: np.ndarray) -> np.ndarray:
+        return forecaster.predict(np.concatenate(parts)[None], HORIZON, num_samples=SAMPLES)
+
+    np.testing.assert_array_equal(samples(early, late), samples(late))
+    late[40:50] = np.nan
+    assert np.abs(samples(early, late) - samples(late)).max() > 1e-3
+
+
+def test_one_that_does_not_fit_in_memory_loses_no_other(some, forecaster, monkeypatch):
+    histories, found, _ = some
+    monkeypatch.setattr("moejax.forecasting.memory.available_bytes", lambda: 10**7)
+    wide = History(target=np.ones((150, 60)))
+    scalar = History(target=np.array(3.0))
+    again = forecaster.forecast([histories[0], wide, scalar], HORIZON, num_samples=SAMPLES, seed=3)
+    assert "a sample of 150 variates" in str(again[1])
+    assert "the target has shape ()" in str(again[2])
+    np.testing.assert_allclose(again[0].samples, found[0].samples, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
