@@ -102,9 +102,9 @@ def summed(implementation):
 
 
 def felt(implementation):
-    wide = (draw(seed, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan) for seed in (8, 9, 10))
+    gate, up, grad = (draw(seed, NUM_ROWS, HIDDEN).at[OWNED:].set(jnp.nan) for seed in (8, 9, 10))
     weight_N = draw(11, NUM_ROWS).astype(jnp.float32)
-    found = copies.swiglu_gradient(*wide, weight_N, tiles(), implementation)
+    found = copies.swiglu_gradient(gate, up, grad, weight_N, tiles(), implementation)
     return tuple(leaf[:OWNED] for leaf in found)
 
 
