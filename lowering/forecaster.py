@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lowering.exporter import export
-from lowering.runtime.forecast import FORECASTER, INPUTS, Card
+from lowering.runtime.forecast import INPUTS, Card
+from lowering.runtime.head import FORECASTER
 from lowering.runtime.packing import ForecastSizes, Series, pack
 
 Function = Callable[..., Any]

@@ -15,6 +15,7 @@ from lowering.exporter import Check
 from lowering.ir import Arch, Policy
 from train.api import LoadedRun, load_run
 from train.evaluate import forecast
+from train.lower_chronos import find_chronos, lower_chronos
 from train.lower_lm import find_lm, lower_lm
 from train.lower_moirai import find_moirai, lower_moirai
 from train.step import Scorer
@@ -176,6 +177,12 @@ KINDS = (
             *("batch", "context", "horizon", "patch_size"),
             *("targets", "known_ahead", "past_only"),
         ),
+    ),
+    Kind(
+        what="a Chronos",
+        find=find_chronos,
+        lower=lower_chronos,
+        takes=("batch", "context", "samples"),
     ),
     Kind(what="a language model", find=find_lm, lower=lower_lm, takes=("batch", "prompt", "slots")),
     Kind(what="a function", find=_find_function, lower=_export),

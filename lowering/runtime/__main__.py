@@ -5,8 +5,9 @@
     python -m lowering.runtime FOLDER --forecast series.csv --out forecast.csv [--samples 100]
 
 With --generate the two programs of a language model continue a prompt of token numbers. With
---forecast the program of a MOIRAI-MoE forecasts every column of a CSV (or the arrays target,
-known_ahead, past_only of an npz); OUT is a CSV of mean and quantiles, or an npz with all samples.
+--forecast the programs of a MOIRAI-MoE or a Chronos forecast every column of a CSV (or the arrays
+target, known_ahead, past_only of an npz); OUT is a CSV of mean and quantiles, or an npz with all
+samples.
 
 The device is the one that tt-metal's environment variables choose; on a mock the numbers mean
 nothing and are not judged. Exit status 1 when an output leaves the tolerance.
@@ -23,9 +24,9 @@ from typing import Any
 from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
-from lowering.runtime.folder import Folder, load
-from lowering.runtime.forecast import open_forecaster, read_card
-from lowering.runtime.generate import open_generator, program_folders
+from lowering.runtime.folder import Folder, load, program_folders
+from lowering.runtime.forecasters import open_forecaster, read_card
+from lowering.runtime.generate import open_generator
 from lowering.runtime.metrics import compare
 from lowering.runtime.sampling import Sampling
 from lowering.runtime.series_files import read_series, write_forecasts
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _forecast(options)
         if len(parts := program_folders(options.folder)) > 1:
             names = " or ".join(map(str, parts))
-            raise ValueError(f"{options.folder} is a language model; run {names}, or --generate")
+            raise ValueError(
+                f"{options.folder} holds two programs; run {names}, or --generate or --forecast"
+            )
         folder = load(options.folder)
         report = run_sample(folder, per_op=options.bisect)
     except ValueError as error:
@@ -103,7 +106,8 @@ def _forecast(options: argparse.Namespace) -> int:
         raise ValueError(
             f"--out is {options.out}; --forecast needs a file.csv or file.npz to write"
         )
-    series = read_series(options.forecast, read_card(options.folder).sizes)
+    card = read_card(options.folder)
+    series = read_series(options.forecast, targets=card.targets, covariates=card.covariates)
     with open_device() as device:
         forecaster = open_forecaster(options.folder, device)
         found = forecaster.forecast(

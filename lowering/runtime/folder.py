@@ -112,6 +112,13 @@ def load_program(directory: str | Path) -> Program:
     return program
 
 
+def program_folders(directory: str | Path) -> list[Path]:
+    """The folder itself, or those of the programs in it."""
+    folder = Path(directory)
+    within = [] if (folder / PROGRAM).is_file() else sorted(folder.glob(f"*/{PROGRAM}"))
+    return [path.parent for path in within] or [folder]
+
+
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Tensors of a safetensors file; bfloat16 comes as float32. ValueError for a damaged file."""
     try:

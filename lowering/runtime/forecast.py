@@ -11,8 +11,7 @@ of its own, so that a forecast depends on no other series and not on the batch.
 Whatever runs a program serves: `Session` on a device, `HostSession` of the reference backend.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from lowering.runtime.distributions import Mixture
 from lowering.runtime.executor import Session
 from lowering.runtime.folder import load
 from lowering.runtime.generate import Runs
+from lowering.runtime.head import make_head, read_head
 from lowering.runtime.packing import ForecastSizes, Row, Series, pack
+from lowering.runtime.windows import chunks
 
-FORECASTER = "forecaster.json"
-FORECASTER_SCHEMA = 1
+KIND = "moirai_moe"
 INPUTS = ("target", "counted", "sample", "time", "variate", "read")
 
 
@@ -39,8 +39,18 @@ class Card:
     scaling: bool
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, schema included."""
-        return {"schema": FORECASTER_SCHEMA, **asdict(self)}
+        """JSON values, schema and kind included."""
+        return make_head(KIND, asdict(self))
+
+    @property
+    def targets(self) -> int:
+        """Variates that are forecast together."""
+        return self.sizes.targets
+
+    @property
+    def covariates(self) -> bool:
+        """Whether a series comes with others."""
+        return self.sizes.known_ahead + self.sizes.past_only > 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class Forecaster:
 
     def _go_on(self, paths: list[_Path]) -> None:
         """All steps but the first one, as many paths at a time as the program has rows."""
-        for some in _chunks(paths, self.sizes.batch):
+        for some in chunks(paths, self.sizes.batch):
             for step in range(1, self.sizes.future):
                 found = self._run([path.row for path in some], step)
                 for index, path in enumerate(some):
@@ -155,27 +165,8 @@ class Forecaster:
         return cells.reshape(-1, sizes.targets)[: sizes.horizon].astype(np.float32)
 
 
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def read_card(directory: str | Path) -> Card:
-    """What a folder says of its program; ValueError for a folder that says nothing usable."""
-    place = Path(directory) / FORECASTER
-    try:
-        data = json.loads(place.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{place} cannot be read: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != FORECASTER_SCHEMA:
-        raise ValueError(f"{place}: this version reads schema {FORECASTER_SCHEMA}")
-    try:
-        return _card(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{place} does not describe a forecaster: {error!r}") from error
-
-
-def _card(data: Mapping[str, Any]) -> Card:
+def read_card(data: Mapping[str, Any]) -> Card:
+    """The card of a folder's head."""
     mixture = data["distribution"]
     return Card(
         sizes=ForecastSizes(**{name: int(size) for name, size in data["sizes"].items()}),
@@ -188,8 +179,7 @@ def _card(data: Mapping[str, Any]) -> Card:
     )
 
 
-def open_forecaster(directory: str | Path, device: Any) -> Forecaster:
+def open_moirai(directory: str | Path, device: Any) -> Forecaster:
     """The folder's program on a device."""
-    card = read_card(directory)
-    folder = load(directory)
+    card, folder = read_card(read_head(directory)), load(directory)
     return Forecaster(Session(folder.program, folder.weights, device), card)

@@ -138,12 +138,6 @@ def _pad_left(prompts, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     return ids, mask
 
 
-def program_folders(directory: str | Path) -> list[Path]:
-    """The folder itself, or those of the two programs in it."""
-    folder = Path(directory)
-    return [folder / name for name in PARTS] if (folder / GENERATOR).is_file() else [folder]
-
-
 def read_generator(directory: str | Path) -> tuple[dict[str, Folder], Sizes]:
     """The folders of both programs by name, and their sizes; ValueError for another folder."""
     place = Path(directory) / GENERATOR

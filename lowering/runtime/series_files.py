@@ -4,28 +4,31 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lowering.runtime.packing import ForecastSizes, Series
+from lowering.runtime.bolt import Quantiles
+from lowering.runtime.packing import Series
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MISSING = ("", "nan", "na", "null", "none")
 
 
-def read_series(path: Path, sizes: ForecastSizes) -> dict[str, Series]:
+def read_series(path: Path, *, targets: int, covariates: bool) -> dict[str, Series]:
     """Series by name; ValueError for a file that cannot be read as such.
 
-    CSV: a header, a column a series (with several targets: the columns are the targets of one
-    series), times and other text in the first column allowed; an empty cell is a missing value.
+    `targets`, `covariates`: what a series has. CSV: a header, a column a series (with several
+    targets: the columns are the targets of one series), times and other text in the first column
+    allowed; an empty cell is a missing value.
     npz: `target` [L] or [C, L], or [series, C, L]; `known_ahead` and `past_only` likewise.
     """
     if path.suffix == ".npz":
         return _from_npz(path)
-    if sizes.known_ahead or sizes.past_only:
+    if covariates:
         raise ValueError(f"this program takes covariates; give {path.stem}.npz with their arrays")
     columns = _from_csv(path)
-    if sizes.targets == 1:
+    if targets == 1:
         return {name: Series(target=values[None]) for name, values in columns.items()}
     return {path.stem: Series(target=np.stack([*columns.values()]))}
 
@@ -89,25 +92,33 @@ def _from_npz(path: Path) -> dict[str, Series]:
     return {str(i): Series(**{name: array[i] for name, array in arrays.items()}) for i in rows}
 
 
-def write_forecasts(path: Path, found: dict[str, np.ndarray]) -> None:
-    """Samples [S, H, C] by series: npz with samples and quantiles, or CSV of quantiles."""
+def write_forecasts(path: Path, found: dict[str, np.ndarray | Quantiles]) -> None:
+    """Samples [S, H, C] or quantiles by series: npz, or CSV of mean and quantiles.
+
+    Where there are no samples, the median stands for the mean.
+    """
     if path.suffix == ".npz":
-        samples = np.stack([*found.values()])
-        quantiles = np.quantile(samples, LEVELS, axis=1)
+        quantiles = np.stack([_table(one)[1:] for one in found.values()], axis=1)
+        some = [one for one in found.values() if isinstance(one, np.ndarray)]
+        arrays: dict[str, Any] = {"samples": np.stack(some)} if some else {}
         names = np.array([*found])
-        np.savez(path, samples=samples, quantiles=quantiles, levels=np.array(LEVELS), series=names)
+        np.savez(path, quantiles=quantiles, levels=np.array(LEVELS), series=names, **arrays)
         return
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["series", "target", "step", "mean", *map(str, LEVELS)])
-        for name, samples in found.items():
-            writer.writerows(_rows(name, samples))
+        for name, one in found.items():
+            writer.writerows(_rows(name, _table(one)))
 
 
-def _rows(name: str, samples_SHC: np.ndarray) -> Sequence[list]:
-    table = np.concatenate(
-        [samples_SHC.mean(axis=0)[None], np.quantile(samples_SHC, LEVELS, axis=0)]
-    )
+def _table(found: np.ndarray | Quantiles) -> np.ndarray:
+    """Mean and quantiles [1 + Q, H, C]."""
+    if isinstance(found, Quantiles):
+        return np.concatenate([found.at([0.5]), found.at(LEVELS)])
+    return np.concatenate([found.mean(axis=0)[None], np.quantile(found, LEVELS, axis=0)])
+
+
+def _rows(name: str, table: np.ndarray) -> Sequence[list]:
     _, steps, targets = table.shape
     return [
         [name, target, step + 1, *(f"{number:.7g}" for number in table[:, step, target])]

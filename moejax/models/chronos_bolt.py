@@ -108,23 +108,32 @@ class ChronosBolt(nn.Module):
 
     def tokens(self, values_BL: jax.Array):
         """(embeddings [B, S, D], mask [B, S], loc, scale [B, 1]) of the last values."""
-        config = self.config
-        values_BL = values_BL.astype(jnp.float32)[:, -config.context_length :]
+        values_BL = values_BL.astype(jnp.float32)[:, -self.config.context_length :]
         scaled_BL, loc, scale = normalise(values_BL)
         patches_BNP = self._patches(scaled_BL)
         there_BNP = ~jnp.isnan(patches_BNP)
-        features = jnp.concatenate(
-            [jnp.where(there_BNP, patches_BNP, 0.0), there_BNP.astype(jnp.float32)], axis=-1
-        ).astype(config.t5.dtype)
-        x_BSD = self.input_patch_embedding(features)
-        mask_BS = jnp.any(there_BNP, axis=-1)
-        if config.use_reg_token:
-            batch = len(x_BSD)
-            register = self._special(REGISTER, batch)
-            x_BSD = jnp.concatenate([x_BSD, register], axis=1)
-            mask_BS = jnp.concatenate([mask_BS, jnp.ones((batch, 1), bool)], axis=1)
+        patches_BNP = jnp.where(there_BNP, patches_BNP, 0.0)
+        mask_BN = jnp.any(there_BNP, axis=-1)
+        x_BSD, mask_BS = self.embed(patches_BNP, there_BNP.astype(jnp.float32), mask_BN)
         self.sow("intermediates", "tokens", (x_BSD, mask_BS, loc, scale))
         return x_BSD, mask_BS, loc, scale
+
+    def embed(self, patches_BNP: jax.Array, there_BNP: jax.Array, mask_BN: jax.Array):
+        """(embeddings [B, S, D], mask [B, S]) of scaled patches, 0 where `there` is 0; `mask`: a
+        patch holds a value. The register comes last.
+        """
+        features = jnp.concatenate([patches_BNP, there_BNP], axis=-1).astype(self.config.t5.dtype)
+        x_BND = self.input_patch_embedding(features)
+        if not self.config.use_reg_token:
+            return x_BND, mask_BN
+        register = self._special(REGISTER, len(x_BND))
+        mask_BS = jnp.concatenate([mask_BN, jnp.ones((len(x_BND), 1), bool)], axis=1)
+        return jnp.concatenate([x_BND, register], axis=1), mask_BS
+
+    def from_patches(self, patches_BNP: jax.Array, there_BNP: jax.Array, mask_BN: jax.Array):
+        """Scaled quantiles [B, Q, H] of what `embed` takes."""
+        x_BSD, mask_BS = self.embed(patches_BNP, there_BNP, mask_BN)
+        return self.read(self.encoder(x_BSD, mask_BS), mask_BS)
 
     def read(self, states_BSD: jax.Array, mask_BS: jax.Array, *, train: bool = False) -> jax.Array:
         """Scaled quantiles of the forecast from the encoder's states."""

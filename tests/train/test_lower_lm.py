@@ -11,7 +11,8 @@ import pytest
 from lowering import mock, parity
 from lowering.backends.reference import HostSession
 from lowering.isolate import call
-from lowering.runtime.generate import Generator, Sizes, program_folders, read_generator
+from lowering.runtime.folder import program_folders
+from lowering.runtime.generate import Generator, Sizes, read_generator
 from moejax.layers.rope import RopeConfig
 from moejax.layers.self_attention import AttentionConfig
 from moejax.models.moe_lm import CausalLM, LMConfig

@@ -10,7 +10,8 @@ import pytest
 
 from lowering.backends.reference import HostSession
 from lowering.runtime.folder import load
-from lowering.runtime.forecast import Forecaster, read_card
+from lowering.runtime.forecast import Forecaster
+from lowering.runtime.forecasters import read_card
 from lowering.runtime.packing import Series
 from moejax.forecasting.moirai.arrange import arrange
 from moejax.forecasting.moirai.autoregress import Plan, given, roll_out

@@ -1,12 +1,14 @@
 """Lower a trained run to a ttnn program: a folder with program, weights, code and report.
 
-SOURCE is a workdir of `moejax train`, the folder of a published language model or MOIRAI-MoE, or
-module:function of your own that returns (function, params, inputs) with inputs a dict of example
-arrays. A language model becomes two programs, prefill and decode, that share weights and caches; a
-MOIRAI-MoE one program, which `python -m lowering.runtime` forecasts with.
+SOURCE is a workdir of `moejax train`, the folder of a published language model, MOIRAI-MoE or
+Chronos, or module:function of your own that returns (function, params, inputs) with inputs a dict
+of example arrays. A language model becomes two programs, prefill and decode, that share weights and
+caches; a MOIRAI-MoE or Chronos-Bolt one program, another Chronos two, encode and decode, with which
+`python -m lowering.runtime` forecasts.
 
   moejax lower runs/mole_etth1 --out runs/mole_etth1/program --check mock
   moejax lower moirai-moe-1.0-R-small --out program --context 512 --horizon 96 --batch 32
+  moejax lower amazon/chronos-t5-tiny --out program --context 512 --samples 20
   moejax lower runs/lm_small --out program --prompt 64 --slots 256
   moejax lower runs/mole_etth1 --out pruned --prune 0.05
   moejax lower mymodel:example --out program --policy bfloat8_b --arch blackhole
@@ -20,11 +22,12 @@ HELP = "lower a trained run to a ttnn program"
 ARCHS = ("wormhole_b0", "blackhole")
 POLICIES = ("bfloat16", "float32", "bfloat8_b")
 SIZES = {
-    "batch": "sequences a run (32; of a language model or a MOIRAI-MoE 1)",
+    "batch": "sequences a run (32; of a language model, a MOIRAI-MoE or a Chronos 1)",
     "prompt": "longest prompt of a language model (up to 128)",
     "slots": "prompt and continuation together (twice the prompt)",
-    "context": "steps of history that a MOIRAI-MoE sees (512)",
-    "horizon": "steps that it forecasts (96)",
+    "context": "steps of history that a MOIRAI-MoE (512) or a Chronos (all it can) sees",
+    "samples": "samples of a context that a Chronos draws side by side (as the checkpoint has it)",
+    "horizon": "steps that a MOIRAI-MoE forecasts (96)",
     "patch_size": "steps of a token, if it knows several (16)",
     "targets": "series that it forecasts together (1)",
     "known_ahead": "covariates whose future is known (0)",
@@ -56,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from lowering.runtime.forecast import FORECASTER
+    from lowering.runtime.head import FORECASTER
     from train.lower import lower_source
 
     console = Console()

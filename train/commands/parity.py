@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from lowering.parity import PARITY, check_folder
-    from lowering.runtime.generate import program_folders
+    from lowering.runtime.folder import program_folders
 
     console = Console()
     checks = {

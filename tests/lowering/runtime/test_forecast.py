@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lowering.runtime.distributions import KINDS, Mixture
-from lowering.runtime.forecast import Card, Forecaster, read_card
+from lowering.runtime.forecast import Card, Forecaster
+from lowering.runtime.forecasters import read_card
 from lowering.runtime.packing import ForecastSizes, Series, pack
 from lowering.runtime.series_files import LEVELS, read_series, write_forecasts
 from moejax.distributions import Distribution, DistributionConfig
@@ -279,21 +280,21 @@ class TestFiles:
     def test_csv(self, tmp_path):
         place = tmp_path / "s.csv"
         place.write_text("date,a,b\n2020-01-01,1,\n2020-01-02,NaN,4.5\n")
-        found = read_series(place, SIZES)
+        found = read_series(place, targets=1, covariates=False)
         np.testing.assert_array_equal(found["a"].target, [[1, np.nan]])
         np.testing.assert_array_equal(found["b"].target, [[np.nan, 4.5]])
-        (both,) = read_series(place, replace(SIZES, targets=2)).values()
+        (both,) = read_series(place, targets=2, covariates=False).values()
         assert both.target.shape == (2, 2)
 
     def test_npz(self, tmp_path):
         place = tmp_path / "s.npz"
         np.savez(place, target=np.zeros((3, 1, 7)), known_ahead=np.ones((3, 2, 17)))
-        found = read_series(place, SIZES)
+        found = read_series(place, targets=1, covariates=False)
         assert list(found) == ["0", "1", "2"]
         assert found["1"].known_ahead is not None
         assert found["1"].known_ahead.shape == (2, 17)
         np.savez(place, target=np.zeros(7))
-        assert read_series(place, SIZES)["0"].target.shape == (1, 7)
+        assert read_series(place, targets=1, covariates=False)["0"].target.shape == (1, 7)
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -310,19 +311,19 @@ class TestFiles:
         place = tmp_path / "s.csv"
         place.write_text(text)
         with pytest.raises(ValueError, match=words):
-            read_series(place, SIZES)
+            read_series(place, targets=1, covariates=False)
 
     def test_unreadable_npz(self, tmp_path):
         place = tmp_path / "s.npz"
         place.write_bytes(b"no zip")
         with pytest.raises(ValueError, match="cannot be read"):
-            read_series(place, SIZES)
+            read_series(place, targets=1, covariates=False)
         np.savez(place, values=np.zeros(3))
         with pytest.raises(ValueError, match="must hold target"):
-            read_series(place, SIZES)
+            read_series(place, targets=1, covariates=False)
         np.savez(place, target=np.zeros((3, 1, 7)), past_only=np.zeros((2, 1, 7)))
         with pytest.raises(ValueError, match="different numbers of series"):
-            read_series(place, SIZES)
+            read_series(place, targets=1, covariates=False)
 
     def test_forecasts_as_csv_and_npz(self, tmp_path):
         samples = {"a": np.arange(24.0).reshape(4, 3, 2), "b": np.zeros((4, 3, 2))}
@@ -344,8 +345,9 @@ class TestFiles:
         assert read_card(tmp_path) == card
         for text, words in (
             ("{", "cannot be read"),
-            ("[]", "schema 1"),
-            ('{"schema": 1}', "not desc"),
+            ("[]", "schema 2"),
+            ('{"schema": 2, "kind": "moirai_moe"}', "not desc"),
+            ('{"schema": 2, "kind": "mole"}', "kind is 'mole'"),
         ):
             place.write_text(text)
             with pytest.raises(ValueError, match=words):
