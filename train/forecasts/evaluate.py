@@ -54,7 +54,7 @@ def windows_of(data: Any, config: Any, part: Part = "test") -> list[HeldOut]:
             one.values[:, :columns],
             rows[id(one)],
             horizon=config.horizon,
-            context=config.context,
+            context=max(config.context, one.season),  # a season for the naive forecast
             season=one.season,
             windows=-(-config.windows // alike) if config.csv else config.windows,
         )
