@@ -18,6 +18,7 @@ from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_losses import IGNORED, shift_right, token_loss
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.windows import WindowSet, cut
+from train.chronos_init import smooth_tokens
 from train.lm_task import TRAINING, load_report
 from train.task import Task
 
@@ -29,10 +30,12 @@ class ChronosTraining:
     """Where training begins, and what is said of experts.
 
     `start`: a published checkpoint's folder, a hub id or a run's workdir, whose model takes the
-    place of the recipe's. `load_decay`, `dead_share`: see LMTraining.
+    place of the recipe's. `smooth_tokens`: see `train.chronos_init`, where there is no `start`.
+    `load_decay`, `dead_share`: see LMTraining.
     """
 
     start: str = ""
+    smooth_tokens: bool = False
     load_decay: float = 0.99
     dead_share: float = 0.1
 
@@ -48,7 +51,7 @@ def bare_task(config: ChronosModelConfig, training: ChronosTraining) -> Task:
         arrays={},
         indices={},
         cut=lambda arrays, rows: {},
-        init=lambda key: _state(config, initial(config, key)),
+        init=lambda key: _state(config, _initial(config, training, key)),
         loss=partial(_loss, config),
         errors=partial(_errors, config),
         scores=lambda means: {"loss": float(means["nats"] / means["tokens"])},
@@ -80,6 +83,11 @@ def make_task(
         fingerprint=data.fingerprint(),
         notes=data.notes,
     )
+
+
+def _initial(config: ChronosModelConfig, training: ChronosTraining, key: jax.Array) -> Any:
+    variables = initial(config, key)
+    return smooth_tokens(config, variables, key) if training.smooth_tokens else variables
 
 
 def _state(config: ChronosModelConfig, variables: Any) -> dict[str, Any]:

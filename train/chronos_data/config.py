@@ -14,8 +14,9 @@ class WindowConfig:
     `sources`: names of SOURCES; a set that is not on this machine is left out with a note.
     `weights`: chance of each source, in order (none: equal). `csv`: your own file instead, wide or
     (with `item_column`) long. The split in time is the published one, for a CSV 70/10/20 % of each
-    series. `kernel_share`: chance of a window of KernelSynth, which makes `kernel_series` series of
-    `kernel_steps` steps. The other windows are TSMixup: convex combinations, by a Dirichlet of
+    series. `kernel_share`: chance of a window of KernelSynth, `seasonal_share` of drawn series that
+    repeat themselves every `seasonal_period` steps; of `kernel_series` and `seasonal_series` series
+    of `kernel_steps` steps. The other windows are TSMixup: convex combinations, by a Dirichlet of
     `mixup_alpha`, of up to `mixup` windows, each divided by its mean size.
 
     A window has `horizon` steps behind up to `context`, at least `min_past`; of the context values
@@ -34,6 +35,9 @@ class WindowConfig:
     kernel_share: float = 0.1
     kernel_series: int = 256
     kernel_steps: int = 1024
+    seasonal_share: float = 0.0
+    seasonal_series: int = 1024
+    seasonal_period: int = 24
     mixup: int = 3
     mixup_alpha: float = 1.5
     context: int = 512
@@ -52,10 +56,16 @@ class WindowConfig:
     def __post_init__(self) -> None:
         for name in self.sources:
             require_choice("data.sources", name, SOURCES)
-        for name in ("kernel_share", "drop"):
+        for name in ("kernel_share", "seasonal_share", "drop"):
             require_probability(f"data.{name}", getattr(self, name))
-        for name in ("mixup", "context", "horizon", "min_past", "rows", "val_rows", "kernel_steps"):
+        sizes = ("mixup", "context", "horizon", "min_past", "rows", "val_rows", "kernel_steps")
+        for name in (*sizes, "seasonal_period"):
             require_positive(f"data.{name}", getattr(self, name))
+        if self.kernel_share + self.seasonal_share > 1:
+            raise ValueError(
+                f"data.kernel_share is {self.kernel_share} and data.seasonal_share"
+                f" {self.seasonal_share}; together they must be at most 1"
+            )
         if self.min_past > self.context:
             raise ValueError(
                 f"data.min_past is {self.min_past}; the context has only {self.context} steps"

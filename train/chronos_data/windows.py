@@ -17,6 +17,7 @@ from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
 from moejax.models.chronos_losses import IGNORED
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_synth
+from train.chronos_data.seasonal_synth import seasonal_synth
 from train.data import PARTS, Part
 from train.moirai_data.config import MixtureConfig
 from train.moirai_data.sets import SeriesSet, load_sets
@@ -108,12 +109,12 @@ def _places(
         for one in sets
     ]
     total = sum(weight for weight, _, _ in columns)
-    kernels = 0.0 if config.csv else config.kernel_share
-    columns = [((1 - kernels) * w / total, values, parts) for w, values, parts in columns]
-    if kernels:
-        drawn = kernel_synth(config.kernel_series, config.kernel_steps, config.seed)
-        none = (config.kernel_steps, config.kernel_steps)
-        columns.append((kernels, drawn, {"train": (0, none[0]), "val": none, "test": none}))
+    drawn = [] if config.csv else _drawn(config)
+    real = 1 - sum(share for share, _ in drawn)
+    columns = [(real * weight / total, values, parts) for weight, values, parts in columns]
+    steps = config.kernel_steps
+    only_training = {"train": (0, steps), "val": (steps, steps), "test": (steps, steps)}
+    columns += [(share, values, only_training) for share, values in drawn]
     for weight, values_CN, parts in columns:
         places = []
         for values in values_CN:
@@ -122,6 +123,18 @@ def _places(
             end += len(gap) + len(values)
         groups.append((weight, places))
     return series, groups
+
+
+def _drawn(config: WindowConfig) -> list[tuple[float, np.ndarray]]:
+    """Chance and series of each generator that is used."""
+    found = []
+    if config.kernel_share:
+        series = kernel_synth(config.kernel_series, config.kernel_steps, config.seed)
+        found.append((config.kernel_share, series))
+    if config.seasonal_share:
+        sizes = config.seasonal_series, config.kernel_steps, config.seasonal_period
+        found.append((config.seasonal_share, seasonal_synth(*sizes, config.seed)))
+    return found
 
 
 def _plan(

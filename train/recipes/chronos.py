@@ -70,17 +70,24 @@ def chronos_tiny() -> ChronosRun:
     """A small dense Chronos on ETT, weather, temperatures and drawn series.
 
     moejax train chronos_tiny
-    10 minutes of CPU time; too few to beat the seasonal naive, see docs/chronos_moe.md.
     """
-    model = _model(d_model=64, num_layers=2, context=256, horizon=64, n_tokens=1024)
+    model = _model(d_model=64, num_layers=2, context=160, horizon=64, n_tokens=4096)
     return ChronosRun(
         recipe="chronos_tiny",
         model=model,
         data=WindowConfig(
-            context=256, weights=(0.2, 0.2, 0.1, 0.3, 0.2), kernel_steps=512, windows=20
+            context=160,
+            weights=(0.2, 0.15, 0.05, 0.35, 0.25),
+            kernel_share=0.02,
+            seasonal_share=0.3,
+            kernel_steps=512,
+            rows=1 << 17,
+            windows=20,
+            samples=50,
         ),
-        optim=_optim(learning_rate=2e-3),
-        loop=_loop(epochs=12, steps_per_epoch=200, batch_size=16),
+        training=ChronosTraining(smooth_tokens=True),
+        optim=_optim(learning_rate=2e-3, position_rate=30.0),
+        loop=_loop(epochs=12, steps_per_epoch=1000, batch_size=16),
     )
 
 
@@ -88,7 +95,6 @@ def chronos_moe_tiny() -> ChronosRun:
     """chronos_tiny with four experts behind it, two a series.
 
     moejax train chronos_moe_tiny
-    11 minutes of CPU time; too few to beat the seasonal naive, see docs/chronos_moe.md.
     The other architecture: --set model.chronos.moe_architecture=expert_only
     """
     base = chronos_tiny()
@@ -106,7 +112,8 @@ def chronos_finetune() -> ChronosRun:
     return replace(
         base,
         recipe="chronos_finetune",
-        data=replace(base.data, kernel_share=0.0, mixup=1, rows=4096),
+        data=replace(base.data, kernel_share=0.0, seasonal_share=0.0, mixup=1, rows=4096),
+        training=ChronosTraining(),
         optim=_optim(learning_rate=1e-4),
         loop=_loop(epochs=5, steps_per_epoch=40, batch_size=16),
     )
@@ -122,18 +129,23 @@ def _model(
         t5=T5Config(
             vocab_size=n_tokens,
             d_model=d_model,
-            d_kv=d_model // 4,
+            d_kv=32,
             d_ff=4 * d_model,
             num_layers=num_layers,
             num_decoder_layers=num_layers,
-            num_heads=4,
+            num_heads=8,
+            # a distance has a row of its own as far as contexts reach
+            relative_attention_num_buckets=512,
+            relative_attention_max_distance=512,
             dropout_rate=0.0,  # what is small and short of time does not overfit
-            initializer_factor=0.05,
+            initializer_factor=0.3,
         ),
         chronos=ChronosConfig(
             n_tokens=n_tokens,
+            tokenizer_kwargs={"low_limit": -5.0, "high_limit": 5.0},
             context_length=context,
             prediction_length=horizon,
+            top_k=0,  # of so fine bins the 50 likeliest are but a part of a forecast
             use_moe=experts > 0,
             num_experts=max(experts, 2),
             router_hidden_dim=d_model,
@@ -141,13 +153,14 @@ def _model(
     )
 
 
-def _optim(*, learning_rate: float) -> OptimConfig:
+def _optim(*, learning_rate: float, position_rate: float = 1.0) -> OptimConfig:
     return OptimConfig(
         name="adamw",
         learning_rate=learning_rate,
         schedule="linear",
         weight_decay=0.0,
         clip_norm=1.0,
+        position_rate=position_rate,
     )
 
 
