@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from train.metrics import Units, forecast_errors, forecast_scores
 from train.task import Task
@@ -61,6 +62,8 @@ def compile_once(tmp_path_factory):
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
         jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it looks at the settings once
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -56,6 +56,7 @@ def test_adamw_and_clipping():
         ({"schedule": "type3"}, "optim.schedule is 'type3'"),
         ({"learning_rate": 0.0}, "must be above 0"),
         ({"clip_norm": -1.0}, "must not be negative"),
+        ({"position_rate": 0.0}, "position_rate is 0.0; it must be above 0"),
         ({"weight_decay": 0.1}, "'adam', which ignores it"),
         ({"schedule": "cosine", "final_share": 1.5}, "final_share"),
         ({"warmup_steps": 5}, "belong to the schedule 'cosine'"),
@@ -87,3 +88,13 @@ def test_scales_and_biases_need_not_decay():
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["scale"], 0.0)
+
+
+def test_position_tables_learn_faster():
+    config = OptimConfig(learning_rate=0.1, schedule="constant", position_rate=30.0)
+    optimizer = make_optimizer(config, steps_per_epoch=1, epochs=1)
+    params = {"encoder": {"relative_bias": jnp.ones(2), "kernel": jnp.ones(2)}}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    found = updates["encoder"]
+    np.testing.assert_allclose(found["kernel"], -0.1, rtol=1e-5)
+    np.testing.assert_allclose(found["relative_bias"], -3.0, rtol=1e-5)

@@ -10,6 +10,7 @@ from moejax.models.chronos_config import ChronosConfig
 from moejax.models.chronos_losses import IGNORED
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_bank, kernel_synth
+from train.chronos_data.seasonal_synth import seasonal_synth
 from train.chronos_data.windows import cut, load_windows, tokens_of
 
 CONTEXT, HORIZON = 40, 8
@@ -113,3 +114,36 @@ def test_series_that_are_too_short(tmp_path):
     pd.DataFrame({"date": dates, "a": np.arange(20.0)}).to_csv(path, index=False)
     with pytest.raises(ValueError, match="no series is long enough for a window"):
         load_windows(WindowConfig(csv=str(path), context=40, horizon=30, min_past=10))
+
+
+@pytest.mark.parametrize("period", [7, 24])
+def test_seasonal_series_repeat_themselves(period):
+    series = seasonal_synth(200, 6 * 24, period, seed=0)
+    assert np.isfinite(series).all()
+    np.testing.assert_array_equal(series, seasonal_synth(200, 6 * 24, period, seed=0))
+    change = np.abs(series[:, period:] - series[:, :-period]).mean(axis=1)
+    assert (change < 1e-9).any()  # some neither wander nor have noise
+    if period == 24:
+        other = np.abs(series[:, 11:] - series[:, :-11]).mean(axis=1)
+        assert np.median(change / other) < 0.5
+
+
+def test_shares_of_drawn_series():
+    with pytest.raises(ValueError, match="together they must be at most 1"):
+        WindowConfig(kernel_share=0.5, seasonal_share=0.6)
+    config = WindowConfig(
+        sources=("temperatures",),
+        kernel_share=0.0,
+        seasonal_share=0.9,
+        seasonal_series=3,
+        kernel_steps=128,
+        context=CONTEXT,
+        horizon=HORIZON,
+        min_past=10,
+        rows=32,
+        val_rows=4,
+    )
+    data = load_windows(config)
+    real = sum(2 * (one.num_rows + CONTEXT) for one in data.sets)
+    assert (data.plans["start"][data.indices["train"], 0] >= real).mean() > 0.7
+    assert (data.plans["start"][data.indices["val"]] < real).all()
