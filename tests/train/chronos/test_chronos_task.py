@@ -14,6 +14,7 @@ from train.api import load_run, train_recipe
 from train.chronos_start import load_model, save_model
 from train.config import override
 from train.forecasts.systems import LoadOptions, load_forecaster
+from train.recipes.chronos import chronos_debug
 
 SMALL = ["data.rows=64", "data.windows=1", "data.samples=4", "loop.steps_per_epoch=6"]
 QUIET = Console(file=io.StringIO())
@@ -89,10 +90,8 @@ def test_it_continues_to_the_same_bits(run, tmp_path, monkeypatch):
 
 
 def test_settings_of_the_tokenizer_survive_json(run):
-    assert load_run(run, QUIET).config.model.chronos.tokenizer_kwargs == {
-        "low_limit": -15.0,
-        "high_limit": 15.0,
-    }
+    settings = load_run(run, QUIET).config.model.chronos.tokenizer_kwargs
+    assert settings == chronos_debug().model.chronos.tokenizer_kwargs
 
 
 @pytest.mark.parametrize(
