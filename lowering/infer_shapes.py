@@ -25,7 +25,22 @@ def same(values, attrs) -> list[Typed]:
 
 
 def elementwise(values, attrs) -> list[Typed]:
-    return [(broadcast(*(value.shape for value in values)), attrs.get("dtype", values[0].dtype))]
+    dtype = attrs.get("dtype", values[0].dtype)
+    if not widens(values, dtype):
+        text = ", ".join(map(str, values))
+        raise ValueError(f"ttnn repeats a row of {text} wrongly when it writes {dtype}")
+    return [(broadcast(*(value.shape for value in values)), dtype)]
+
+
+def widens(values, dtype: DType) -> bool:
+    """Whether an op of these operands can write the dtype.
+
+    Of two bfloat16 operands, one of them a row that is repeated, ttnn makes no float32: the numbers
+    are wrong.
+    """
+    narrow = all(value.dtype in ("bfloat16", "bfloat8_b") for value in values)
+    rows = {(1, 1, *value.shape)[-2] for value in values}
+    return dtype != "float32" or not narrow or len(rows) == 1
 
 
 def quotient(values, attrs) -> list[Typed]:

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,7 @@ class _Child:
 
     def receive(self, timeout: float) -> Outcome:
         if not self.connection.poll(timeout):
-            self.process.kill()
+            self._kill()
             return Outcome(error=f"no answer within {timeout:g} s{self._last_words()}")
         with contextlib.suppress(EOFError):
             return Outcome(**json.loads(self.connection.recv_bytes()))
@@ -88,8 +89,13 @@ class _Child:
         """Let the child close its device; kill it if that takes too long."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        self.process.kill()
+        self._kill()
         self.process.wait()
+
+    def _kill(self) -> None:
+        """End the child and all that it started: ttnn compiles kernels in processes of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
         text = self.log.read_text(errors="replace")
@@ -112,6 +118,7 @@ def _start(target: str, argument: Any, env: Environment | None, *, many: bool = 
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": _python_path()},
             )
             theirs.close()

@@ -18,14 +18,16 @@ from lowering.api import Lowered, lower_graph_of
 from lowering.backends import reference
 from lowering.graph import Graph
 from lowering.ir import Arch, Op, Policy, Program
-from lowering.runtime.folder import Sample, load
+from lowering.runtime.folder import Folder, Sample, load
 from lowering.runtime.metrics import Metrics, compare
 from lowering.sample import make_sample
+from lowering.save import save
+from lowering.single_op import sample_of, single_op
 from lowering.trace import trace
 
 Level = Literal["P1", "P2", "P4"]
 POLICIES: tuple[Policy, ...] = ("float32", "bfloat16", "bfloat8_b")
-PARITY = "parity.json"
+PARITY, REFUSED = "parity.json", "refused"
 EXACT = 1e-5  # of the output's scale
 LEAST_PCC: dict[Policy, float] = {"float32": 0.999, "bfloat16": 0.999, "bfloat8_b": 0.99}
 LEVELS: tuple[Literal["P1", "P2"], ...] = ("P1", "P2")
@@ -34,18 +36,22 @@ MODES: dict[Level, reference.Mode] = {"P1": "exact", "P2": "device"}
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One compared value. `op` is its index in the program, None for an output."""
+    """One compared value. `op` is its index in the program, None for an output.
+
+    `predicted`: on a device, the relative L2 error that the reference backend foretells.
+    """
 
     name: str
     metrics: Metrics
     ok: bool
+    predicted: float | None = None
     op: int | None = None
     call: str = ""
     source: str = ""
 
     def to_json(self) -> dict[str, Any]:
         head = {"name": self.name, "op": self.op, "call": self.call, "source": self.source}
-        return {**head, **asdict(self.metrics), "ok": self.ok}
+        return {**head, **asdict(self.metrics), "ok": self.ok, "predicted": self.predicted}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,8 @@ class Report:
 def _text(row: Row) -> str:
     m = row.metrics
     numbers = f"PCC {m.pcc:.6f}, relative L2 {m.relative_l2:.2e}, max abs {m.max_abs:.2e}"
+    if row.predicted is not None:
+        numbers += f" (predicted: relative L2 {row.predicted:.2e})"
     place = f" = {row.call}  ({row.source})" if row.call else ""
     return f"{row.name}{place}: {numbers}"
 
@@ -97,15 +105,21 @@ def _text(row: Row) -> str:
 def within(metrics: Metrics, level: Level, policy: Policy) -> bool:
     """Whether a value is inside the tolerance of its level and policy.
 
-    P1: largest error against the scale. Else the correlation, and the norm-wise error that the same
-    correlation stands for, since correlation alone hides scale and offset; a constant has only the
-    latter.
+    P1: largest error against the scale; else `close`.
     """
     if level == "P1":
         return metrics.max_abs <= EXACT * max(metrics.scale, 1e-30)
+    return close(metrics.pcc, metrics.relative_l2, policy)
+
+
+def close(pcc: float, relative_l2: float, policy: Policy) -> bool:
+    """Whether a correlation and a norm-wise error are those of a policy's rounding.
+
+    The error may be what the least correlation stands for, since correlation alone hides scale and
+    offset; a constant has only the former.
+    """
     least = LEAST_PCC[policy]
-    close = metrics.relative_l2 <= math.sqrt(2 * (1 - least))
-    return close and (metrics.pcc >= least or metrics.relative_l2 <= 1e-2)
+    return relative_l2 <= math.sqrt(2 * (1 - least)) and (pcc >= least or relative_l2 <= 1e-2)
 
 
 def check_program(
@@ -226,20 +240,18 @@ def check_folder(
     "reference": P2, and P1 where the weights are stored unrounded (policy float32). "ttnn": P4 on
     the card or simulator that the environment names; a mock computes no numbers, so there use
     `lowering.backends.ttnn.check_mock`. Every op is compared with what JAX computed for it when
-    the program was made; on a device, which reads each result back for that, only with `bisect`.
+    the program was made; on a device, which reads each result back for that, only with `bisect`,
+    and then ops that JAX has no counterpart of with the reference backend. ValueError where the
+    device ends the run; with `bisect` it names the op, and saves it alone in the folder `refused`.
     """
     folder = load(directory)
-    golden = {
-        name.removeprefix("op."): array
-        for name, array in folder.sample.items()
-        if name.startswith("op.")
-    }
+    golden = folder.golden()
     if backend == "reference":
         program = folder.program.replace(arrays=folder.weights)
         levels = LEVELS if program.policy == "float32" else LEVELS[1:]
         reports = [check_program(program, folder.example(), level, golden) for level in levels]
     else:
-        reports = [_on_device(Path(directory), folder.program, bisect)]
+        reports = [_on_device(Path(directory), folder, bisect)]
     write_reports(directory, reports)
     return reports
 
@@ -257,18 +269,29 @@ def write_reports(directory: str | Path, reports: Sequence[Report]) -> None:
     place.write_text(json.dumps(summary, indent=1))
 
 
-def _on_device(directory: Path, program: Program, bisect: bool) -> Report:
+def _on_device(directory: Path, folder: Folder, bisect: bool) -> Report:
     """The program on the device that the environment names, in a child process."""
-    from lowering.backends.ttnn import run_folder
+    from lowering.backends.ttnn import ChildError, RefusedOp, run_folder
 
-    result = run_folder(directory, per_op=bisect)
+    program, sample = folder.program.replace(arrays=folder.weights), folder.example()
+    emulated = check_program(program, sample, "P2", folder.golden())
+    predicted = {row.name: row.metrics.relative_l2 for row in (*emulated.outputs, *emulated.ops)}
+    numbers = _numbers(program, sample) if bisect else {}
+    made = {value.name for op in program.ops for value in op.outputs}
+    golden = {name: numbers[name] for name in made & numbers.keys()} | folder.golden()
+    try:
+        result = run_folder(directory, golden=golden if bisect else None)
+    except RefusedOp as error:
+        raise ValueError(_refusal(directory, program, numbers, error.index, str(error))) from error
+    except ChildError as error:
+        raise ValueError(f"{error}\nwith --bisect the op is named and saved alone") from error
     if result["kind"] == "mock":
         raise ValueError(
             "the environment names a mock device, which computes no numbers; unset "
             "TT_METAL_MOCK_CLUSTER_DESC_PATH, or run `moejax lower ... --check mock`"
         )
-    rows = [_device_row(row, row["output"], program) for row in result["outputs"]]
-    ops = [_device_row(row, row["value"], program, row["op"]) for row in result["ops"]]
+    rows = [_device_row(row, row["output"], program, predicted) for row in result["outputs"]]
+    ops = [_device_row(row, row["value"], program, predicted, row["op"]) for row in result["ops"]]
     return Report(
         level="P4",
         policy=program.policy,
@@ -278,13 +301,44 @@ def _on_device(directory: Path, program: Program, bisect: bool) -> Report:
     )
 
 
-def _device_row(row: Mapping[str, Any], name: str, program: Program, op: int | None = None) -> Row:
+def _numbers(program: Program, sample: Sample) -> dict[str, np.ndarray]:
+    """Every value of a run on the reference backend."""
+    numbers = {**program.arrays, **sample.inputs, **sample.before}
+
+    def on_op(op: Op, results: Sequence[np.ndarray]) -> None:
+        numbers.update(zip((value.name for value in op.outputs), results, strict=True))
+
+    reference.run(program, sample.inputs, "device", on_op, dict(sample.before))
+    return numbers
+
+
+def _refusal(directory: Path, program: Program, numbers, index: int, text: str) -> str:
+    """What to say of an op that ends the run; the op itself is saved beside the program."""
+    if index == len(program.ops):
+        return text
+    alone = single_op(program, index)
+    place = save(alone, directory / REFUSED, sample_of(alone, numbers))
+    op = program.ops[index]
+    return (
+        f"op {index} {op.name} ({op.source}) ends the run: {text}\n"
+        f"the op alone: python -m lowering.runtime {place}"
+    )
+
+
+def _device_row(
+    row: Mapping[str, Any],
+    name: str,
+    program: Program,
+    predicted: Mapping[str, float],
+    op: int | None = None,
+) -> Row:
     metrics = Metrics(**{key: row[key] for key in Metrics.__dataclass_fields__})
-    ok = within(metrics, "P4", program.policy)
+    compared = {"metrics": metrics, "ok": within(metrics, "P4", program.policy)}
+    compared |= {"name": name, "predicted": predicted.get(name)}
     if op is None:
-        return Row(name=name, metrics=metrics, ok=ok)
+        return Row(**compared)
     source = str(program.ops[op].source)
-    return Row(name=name, metrics=metrics, ok=ok, op=op, call=program.ops[op].name, source=source)
+    return Row(**compared, op=op, call=program.ops[op].name, source=source)
 
 
 def _rejections(graph: Graph, policies: Sequence[Policy], chip: Arch) -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.device.table import markdown
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # most of a test's time is compiling: here and in the processes that tests start
 jax.config.update("jax_disable_most_optimizations", True)
@@ -22,6 +24,12 @@ def pytest_addoption(parser):
         default="auto",
         help="required: tests marked `device` fail, not skip, without a card or simulator",
     )
+    parser.addoption(
+        "--device-table",
+        type=Path,
+        metavar="FILE",
+        help="write what tests marked `device` measured to this Markdown file",
+    )
 
 
 def pytest_runtest_setup(item):
@@ -34,6 +42,23 @@ def pytest_runtest_setup(item):
     if item.config.getoption("--device") == "required":
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The table of measurements, passed and failed, in the order of the tests."""
+    place = config.getoption("--device-table")
+    if place is None:
+        return
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if report.when == "call"
+    ]
+    rows = [row for report in reports for name, row in report.user_properties if name == "device"]
+    rows.sort(key=lambda row: (row["section"], row["name"], row["policy"]))
+    place.write_text(markdown(rows))
+    terminalreporter.write_line(f"{len(rows)} measurements: {place}")
 
 
 @pytest.fixture

@@ -73,6 +73,14 @@ class HostSession:
         """Zeros for all state."""
         self.numbers.clear()
 
+    def set_state(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Give state by name its numbers."""
+        self.numbers |= arrays
+
+    def state(self) -> dict[str, np.ndarray]:
+        """State by name."""
+        return {v.name: self.numbers.get(v.name, np.zeros(v.shape)) for v in self.program.state}
+
 
 def _held(array: Any, value: Value, mode: Mode) -> np.ndarray:
     array = _typed(np.asarray(array), value)

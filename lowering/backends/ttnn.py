@@ -7,14 +7,17 @@ of the chip, in a child process. What a mock cannot show: numbers, time, kernel 
 
 import dataclasses
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lowering import mock
 from lowering.ir import Arch, Op, Program, Value, from_json, to_json
-from lowering.isolate import call, each
+from lowering.isolate import ChildError, call, each
 from lowering.runtime.calls import make_call
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Caller
@@ -111,15 +114,39 @@ def check_many(
     ]
 
 
+class RefusedOp(ChildError):
+    """A run that failed at the op of this index."""
+
+    def __init__(self, index: int, text: str):
+        super().__init__(text)
+        self.index = index
+
+
 def run_folder(
-    directory: str | Path, *, per_op: bool = False, timeout: float = 600
+    directory: str | Path,
+    *,
+    golden: Mapping[str, np.ndarray] | None = None,
+    timeout: float = 600,
 ) -> dict[str, Any]:
     """Metrics of a folder's sample on the device that the environment names, in a child process.
 
-    See `lowering.runtime.__main__.run_sample` for the result; ChildError when the run fails.
+    `golden`: go op by op, and compare the values that it has numbers of. See
+    `lowering.runtime.__main__.run_sample` for the result; ChildError when the run fails, or, op by
+    op, RefusedOp.
     """
-    argument = {"directory": str(directory), "per_op": per_op}
-    return call("lowering.runtime.__main__:run_directory", argument, timeout=timeout)
+    target = "lowering.runtime.__main__:run_directory"
+    argument: dict[str, Any] = {"directory": str(directory), "golden": None}
+    if golden is None:
+        return call(target, argument, timeout=timeout)
+    with tempfile.TemporaryDirectory(prefix="moejax-") as scratch:
+        place, progress = Path(scratch) / "golden.npz", Path(scratch) / "progress"
+        np.savez(place, **golden)
+        try:
+            files = {"golden": str(place), "progress": str(progress)}
+            return call(target, argument | files, timeout=timeout)
+        except ChildError as error:
+            done = int(progress.read_text()) if progress.exists() else 0
+            raise RefusedOp(done, str(error)) from error
 
 
 def describe_device(_: None = None) -> dict[str, Any]:

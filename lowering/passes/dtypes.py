@@ -1,6 +1,7 @@
 """Device dtypes: bfloat16 or bfloat8_b where the policy allows, else float32."""
 
 from lowering.builder import Builder
+from lowering.infer_shapes import widens
 from lowering.ir import DType, Op, Program, Value
 from lowering.ops import COMPARISONS, OPS, is_float
 from lowering.passes.rewrite import Rewrite
@@ -82,6 +83,8 @@ class _Typed(Rewrite):
             wanted = self.wanted(op.output.name)
             result = wanted.pop() if len(wanted) == 1 else target
             attrs.pop("dtype", None)
+            if op.name not in PRODUCTS and not widens(inputs, result):
+                result = target
             if inputs[0].dtype != result:
                 attrs["dtype"] = result
             elif op.name == "typecast":

@@ -16,10 +16,12 @@ nothing and are not judged. Exit status 1 when an output leaves the tolerance.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.folder} holds two programs; run {names}, or --generate or --forecast"
             )
         folder = load(options.folder)
-        report = run_sample(folder, per_op=options.bisect)
+        report = run_sample(folder, folder.golden() if options.bisect else {})
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -140,22 +142,40 @@ def continue_prompt(argument: dict[str, Any]) -> list[list[int]]:
 
 
 def run_directory(argument: dict[str, Any]) -> dict[str, Any]:
-    """`run_sample` of a folder given by path, for child processes."""
-    return run_sample(load(argument["directory"]), per_op=argument["per_op"])
+    """`run_sample` of a folder given by path, for child processes.
+
+    `golden`: None, or an npz of what ops should give. `progress`: a file that then always holds the
+    index of the op that comes next.
+    """
+    folder, place = load(argument["directory"]), argument["golden"]
+    if place is None:
+        return run_sample(folder, {})
+    progress = Path(argument["progress"])
+    with np.load(place) as golden:
+        return run_sample(folder, dict(golden), lambda n: progress.write_text(str(n + 1)))
 
 
-def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
-    """Metrics of the sample's outputs, and of each recorded op; JSON values."""
+def run_sample(
+    folder: Folder, golden: Mapping[str, np.ndarray], on_done: Callable[[int], Any] | None = None
+) -> dict[str, Any]:
+    """Metrics of the sample's outputs, and of each value of which `golden` has numbers; JSON
+    values.
+
+    With `golden` or `on_done` each op's results are read back; `on_done` hears the op's index then.
+    """
     ttnn = import_ttnn()
     rows: list[dict[str, Any]] = []
 
     def on_op(index: int, op: Op, results: Sequence[Any]) -> None:
         for value, tensor in zip(op.outputs, results, strict=True):
-            expected = folder.sample.get(f"op.{value.name}")
-            if expected is not None:
-                metrics = compare(to_numpy(ttnn, tensor), expected)
+            found = to_numpy(ttnn, tensor)
+            if value.name in golden:
+                expected = golden[value.name]
+                metrics = compare(np.broadcast_to(found, expected.shape), expected)
                 place = {"op": index, "name": op.name, "value": value.name}
                 rows.append(place | asdict(metrics) | {"source": str(op.source)})
+        if on_done is not None:
+            on_done(index)
 
     sample = folder.example()
     expected = {f"output.{index}": array for index, array in enumerate(sample.outputs)}
@@ -163,7 +183,7 @@ def run_sample(folder: Folder, *, per_op: bool = False) -> dict[str, Any]:
     with open_device() as device:
         session = Session(folder.program, folder.weights, device)
         session.set_state(sample.before)
-        outputs = session.run(sample.inputs, on_op if per_op else None)
+        outputs = session.run(sample.inputs, on_op if golden or on_done else None)
         found = [*outputs, *session.state().values()]
         arch = arch_name(device)
         del session

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["card", "simulator", "mock"]
@@ -32,8 +33,10 @@ def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[An
     """The first device, closed at the end.
 
     `command_queues=2` lets a `Pipeline` send inputs while the device computes; `trace_bytes` is
-    memory for recorded traces.
+    memory for recorded traces. FileNotFoundError where TT_METAL_SIMULATOR names no library.
     """
+    if device_kind() == "simulator":
+        _check_simulator(Path(os.environ["TT_METAL_SIMULATOR"]))
     ttnn = import_ttnn()
     device = ttnn.open_device(
         device_id=0, num_command_queues=command_queues, trace_region_size=trace_bytes
@@ -42,6 +45,16 @@ def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[An
         yield device
     finally:
         ttnn.close_device(device)
+
+
+def _check_simulator(library: Path) -> None:
+    """tt-metal waits for ever for a simulator that is not there."""
+    for path in (library, library.parent / "soc_descriptor.yaml"):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist; TT_METAL_SIMULATOR must name the simulator's library,"
+                " with the chip's soc_descriptor.yaml beside it"
+            )
 
 
 def arch_name(device: Any) -> str:

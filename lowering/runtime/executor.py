@@ -9,7 +9,7 @@ import numpy as np
 from lowering.ir import Op, Program, Value
 from lowering.runtime import calls
 from lowering.runtime.calls import Call, Token, make_call
-from lowering.runtime.devices import import_ttnn
+from lowering.runtime.devices import arch_name, import_ttnn
 from lowering.runtime.tensors import layout, memory, to_device, to_host_tensor, to_numpy
 from lowering.runtime.verify import verify
 
@@ -31,12 +31,18 @@ class Session:
         device: Any,
         shared: "Session | None" = None,
     ):
-        """Checks the program and uploads the weights; ValueError for a weight that is missing.
+        """Checks the program and uploads the weights; ValueError for a weight that is missing, and
+        for a device that is another chip than the program's.
 
         `shared`: a session whose weights and state of the same name serve this one as well.
         """
         ttnn = import_ttnn()
         verify(program)
+        if (found := arch_name(device)) != program.arch:
+            raise ValueError(
+                f"the program {program.name!r} is for {program.arch}, the device is {found}; lower"
+                f" it with --arch {found}"
+            )
         missing = [value.name for value in program.weights if value.name not in weights]
         if missing:
             raise ValueError(f"no array for the weights {missing}")

@@ -71,6 +71,11 @@ class Folder:
         """The sample's inputs by name; ValueError when the folder has none."""
         return self._named("input", self.program.inputs)
 
+    def golden(self) -> dict[str, np.ndarray]:
+        """What JAX computed for values of the program, by name, as far as it was recorded."""
+        recorded = (name for name in self.sample if name.startswith("op."))
+        return {name.removeprefix("op."): self.sample[name] for name in recorded}
+
     def _named(self, kind: str, values: Sequence[Value]) -> dict[str, np.ndarray]:
         missing = [value.name for value in values if f"{kind}.{value.name}" not in self.sample]
         if missing:

@@ -36,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
     for report in reports:
         console.print(str(report), markup=False, highlight=False)
         if args.bisect:
-            table = Table("op", "value", "PCC", "relative L2", "max abs", "ok", "from")
+            table = Table("op", "value", "PCC", "relative L2", "predicted", "max abs", "ok", "from")
             for row in report.ops:
                 m, mark = row.metrics, "yes" if row.ok else "NO"
-                numbers = f"{m.pcc:.6f}", f"{m.relative_l2:.2e}", f"{m.max_abs:.2e}"
+                predicted = "" if row.predicted is None else f"{row.predicted:.2e}"
+                numbers = f"{m.pcc:.6f}", f"{m.relative_l2:.2e}", predicted, f"{m.max_abs:.2e}"
                 table.add_row(f"{row.op} {row.call}", row.name, *numbers, mark, row.source)
             console.print(table)
     for folder in checks:

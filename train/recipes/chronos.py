@@ -87,7 +87,7 @@ def chronos_tiny() -> ChronosRun:
         ),
         training=ChronosTraining(smooth_tokens=True),
         optim=_optim(learning_rate=2e-3, position_rate=30.0),
-        loop=_loop(epochs=12, steps_per_epoch=1000, batch_size=16),
+        loop=_loop(epochs=9, steps_per_epoch=1000, batch_size=16),
     )
 
 

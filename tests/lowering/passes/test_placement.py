@@ -34,6 +34,14 @@ class TestDtypes:
         assert [v.dtype for v in after.inputs] == ["bfloat16"]
         assert weight_dtypes(after) == {"bfloat16"}
 
+    def test_a_repeated_row_is_widened_after_the_op(self):
+        """ttnn itself writes wrong numbers where it widens while it repeats a row."""
+        p = Tiny("bfloat16")
+        total = p.op("add", p.input(3, 5), p.weight(1, 5))
+        after = unchanged(assign_dtypes, p.done(p.op("exp", total, precise=True)))
+        assert names(after) == ["add", "typecast", "exp"]
+        assert dtypes(after) == ["bfloat16", "float32", "float32"]
+
     def test_a_float32_region_stays_float32_and_casts_meet_it(self):
         p = Tiny("bfloat16")
         x = p.op("exp", p.input(3, 5))

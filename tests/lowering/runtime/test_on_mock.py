@@ -3,10 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lowering import mock
-from lowering.isolate import call
+from lowering.isolate import ChildError, call
+from lowering.runtime.folder import load
+
+RUN = "lowering.runtime.__main__:run_directory"
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ttnn") is None, reason="needs ttnn (extra `device`, Linux x86-64)"
@@ -18,15 +22,26 @@ def _helpers(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
-@pytest.mark.parametrize("arch", mock.BOARDS)
-def test_saved_program_runs(saved, tmp_path, arch):
-    report = call(
-        "lowering.runtime.__main__:run_directory",
-        {"directory": str(saved), "per_op": True},
-        env=mock.environment(arch),
-    )
-    assert (report["kind"], report["arch"], report["ok"]) == ("mock", arch, True)
+def test_saved_program_runs(saved):
+    argument = {"directory": str(saved), "golden": None}
+    report = call(RUN, argument, env=mock.environment("wormhole_b0"))
+    assert (report["kind"], report["arch"], report["ok"]) == ("mock", "wormhole_b0", True)
     assert len(report["outputs"]) == 2
+
+
+def test_another_chip_than_the_programs_is_refused(saved):
+    argument = {"directory": str(saved), "golden": None}
+    with pytest.raises(ChildError, match="is for wormhole_b0, the device is blackhole; lower it"):
+        call(RUN, argument, env=mock.environment("blackhole"))
+
+
+def test_op_by_op_says_how_far_it_came(saved, tmp_path):
+    golden, progress = tmp_path / "golden.npz", tmp_path / "progress"
+    np.savez(golden, **load(saved).golden())
+    argument = {"directory": str(saved), "golden": str(golden), "progress": str(progress)}
+    report = call(RUN, argument, env=mock.environment("wormhole_b0"))
+    assert {row["value"] for row in report["ops"]} == load(saved).golden().keys()
+    assert int(progress.read_text()) == len(load(saved).program.ops)
 
 
 def test_pipeline_runs(saved):

@@ -1,0 +1,86 @@
+"""Every op that a program may hold, alone: its numbers on a card or the simulator."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from lowering import parity
+from lowering.backends import numerics, reference
+from lowering.ir import FLOATS, Program, Value
+from tests.device.runs import Call, Run
+from tests.lowering.backends.op_cases import op_programs
+from tests.lowering.rules.cases.base import booleans, grid, integers, normal, positive
+
+pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(0)]
+
+PROGRAMS = op_programs("wormhole_b0")
+# ops whose results jump: on quarters, which every format holds, ties included
+STEPS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "floor", "ceil", "round", "argmax", "topk"}
+STEPS |= {"sort", "max", "min", "maximum", "minimum", "where", "clamp", "relu", "isfinite", "isnan"}
+STEPS |= {"logical_not", "logical_and", "logical_or", "typecast"}
+POSITIVE = {"log", "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "rdiv"}
+DIVISIONS = {"divide", "floor_div", "fmod", "remainder", "pow"}
+
+
+def numbers(name: str, index: int, value: Value) -> np.ndarray:
+    """Numbers for an op's operand that the op has a result for."""
+    shape = value.shape
+    match name, index:
+        case (("scaled_dot_product_attention" | "scaled_dot_product_attention_decode"), 3):
+            kept = booleans(*shape) | (np.arange(shape[-1]) == 0)
+            return np.where(kept, 0, -1e9).astype(np.float32)
+        case "sparse_matmul", 2:
+            return np.array([1, 0, 1, 1, 0, 1], np.float32).reshape(shape)
+        case "sparse_matmul", 3:
+            return np.array([4, 0, 4], np.int32).reshape(shape)
+        case "embedding", 0:
+            return integers(*shape, low=0, high=100)
+        case "gather", 1:
+            return integers(*shape, low=0, high=40)
+        case "paged_update_cache", 2:
+            return np.array([37, 0], np.int32)
+    if value.dtype not in FLOATS:
+        return integers(*shape, seed=index) if index == 0 else integers(*shape, low=1, high=6)
+    if name in STEPS:
+        return grid(*shape, seed=index)
+    draw = (
+        positive if name in POSITIVE or (name in DIVISIONS and index) or name == "pow" else normal
+    )
+    return numerics.round_to(draw(*shape, seed=index), value.dtype)
+
+
+def make_run(call: str) -> Run:
+    """The op on numbers as its operands' dtypes hold them; float32 arithmetic is expected."""
+    program = PROGRAMS[call]
+    op = program.ops[-1]
+    inputs = {v.name: _numbers_of(program, v) for v in program.inputs}
+    before = {v.name: _numbers_of(program, v) for v in program.state}
+    after = dict(before)
+    outputs = reference.run(program, inputs, "exact", state=after)
+    return Run(
+        programs={op.name: program},
+        calls=[Call(part=op.name, inputs=inputs, expected=outputs)],
+        before=before,
+        after=after,
+    )
+
+
+def _numbers_of(program: Program, value: Value) -> np.ndarray:
+    op = program.ops[-1]
+    names = [*op.inputs]
+    index = names.index(value.name) if value.name in names else 1  # moved to rows before it
+    return numbers(op.name, index, value)
+
+
+@pytest.mark.parametrize("call", PROGRAMS)
+def test_numbers(call, outcome, record_property):
+    """Within the tolerance of the dtype, integers equal."""
+    assert outcome.error is None, outcome.error
+    found, program = outcome.value, PROGRAMS[call]
+    floats = [v for v in program.values().values() if v.dtype in FLOATS]
+    policy = min((v.dtype for v in floats), key=parity.POLICIES[::-1].index, default="float32")
+    record_property("device", {"section": "Ops", "name": call, "policy": policy, **vars(found)})
+    if all(value.dtype not in FLOATS for value in program.ops[-1].outputs):
+        assert found.max_abs == 0
+    assert parity.close(found.pcc, found.relative_l2, policy), found
