@@ -271,7 +271,7 @@ def write_reports(directory: str | Path, reports: Sequence[Report]) -> None:
 
 def _on_device(directory: Path, folder: Folder, bisect: bool) -> Report:
     """The program on the device that the environment names, in a child process."""
-    from lowering.backends.ttnn import ChildError, RefusedOp, run_folder
+    from lowering.backends.ttnn import ChildError, RefusedOpError, run_folder
 
     program, sample = folder.program.replace(arrays=folder.weights), folder.example()
     emulated = check_program(program, sample, "P2", folder.golden())
@@ -281,7 +281,7 @@ def _on_device(directory: Path, folder: Folder, bisect: bool) -> Report:
     golden = {name: numbers[name] for name in made & numbers.keys()} | folder.golden()
     try:
         result = run_folder(directory, golden=golden if bisect else None)
-    except RefusedOp as error:
+    except RefusedOpError as error:
         raise ValueError(_refusal(directory, program, numbers, error.index, str(error))) from error
     except ChildError as error:
         raise ValueError(f"{error}\nwith --bisect the op is named and saved alone") from error

@@ -48,7 +48,7 @@ def save(
         (scratch / PROGRAM).write_text(json.dumps(to_json(program), indent=1))
         weights = [_stored_weights(each) for each in (program, *together)]
         save_file({k: v for each in weights for k, v in each.items()}, scratch / WEIGHTS)
-        save_file(_tensors(sample, golden or {}), scratch / SAMPLE)
+        write_tensors(_tensors(sample, golden or {}), scratch / SAMPLE)
         (scratch / MODULE).write_text(generate(program))
         manifest = _manifest(program, scratch, model or {}, tolerances or {})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -79,7 +79,12 @@ def _tensors(sample: Sample, golden: Mapping[str, np.ndarray]) -> dict[str, np.n
     tensors |= {f"after.{name}": array for name, array in sample.after.items()}
     if sum(array.nbytes for array in golden.values()) <= MAX_GOLDEN_BYTES:
         tensors |= {f"op.{name}": array for name, array in golden.items()}
-    return {name: _plain(array) for name, array in tensors.items()}
+    return tensors
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """A safetensors file that `lowering.runtime.folder.read_tensors` reads."""
+    save_file({name: _plain(array) for name, array in tensors.items()}, path)
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from lowering.runtime.executor import Caller
 from lowering.runtime.folder import load_program
 from lowering.runtime.tensors import allocate, describe
 from lowering.runtime.verify import verify
+from lowering.save import write_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def check_many(
     ]
 
 
-class RefusedOp(ChildError):
+class RefusedOpError(ChildError):
     """A run that failed at the op of this index."""
 
     def __init__(self, index: int, text: str):
@@ -132,21 +133,21 @@ def run_folder(
 
     `golden`: go op by op, and compare the values that it has numbers of. See
     `lowering.runtime.__main__.run_sample` for the result; ChildError when the run fails, or, op by
-    op, RefusedOp.
+    op, RefusedOpError.
     """
     target = "lowering.runtime.__main__:run_directory"
     argument: dict[str, Any] = {"directory": str(directory), "golden": None}
     if golden is None:
         return call(target, argument, timeout=timeout)
     with tempfile.TemporaryDirectory(prefix="moejax-") as scratch:
-        place, progress = Path(scratch) / "golden.npz", Path(scratch) / "progress"
-        np.savez(place, **golden)
+        place, progress = Path(scratch) / "golden.safetensors", Path(scratch) / "progress"
+        write_tensors(golden, place)
         try:
             files = {"golden": str(place), "progress": str(progress)}
             return call(target, argument | files, timeout=timeout)
         except ChildError as error:
             done = int(progress.read_text()) if progress.exists() else 0
-            raise RefusedOp(done, str(error)) from error
+            raise RefusedOpError(done, str(error)) from error
 
 
 def describe_device(_: None = None) -> dict[str, Any]:

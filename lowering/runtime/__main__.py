@@ -26,7 +26,7 @@ import numpy as np
 from lowering.ir import Op
 from lowering.runtime.devices import arch_name, device_kind, import_ttnn, open_device
 from lowering.runtime.executor import Session
-from lowering.runtime.folder import Folder, load, program_folders
+from lowering.runtime.folder import Folder, load, program_folders, read_tensors
 from lowering.runtime.forecasters import open_forecaster, read_card
 from lowering.runtime.generate import open_generator
 from lowering.runtime.metrics import compare
@@ -144,15 +144,14 @@ def continue_prompt(argument: dict[str, Any]) -> list[list[int]]:
 def run_directory(argument: dict[str, Any]) -> dict[str, Any]:
     """`run_sample` of a folder given by path, for child processes.
 
-    `golden`: None, or an npz of what ops should give. `progress`: a file that then always holds the
+    `golden`: None, or a safetensors file of what ops should give. `progress`: a file that then always holds the
     index of the op that comes next.
     """
     folder, place = load(argument["directory"]), argument["golden"]
     if place is None:
         return run_sample(folder, {})
     progress = Path(argument["progress"])
-    with np.load(place) as golden:
-        return run_sample(folder, dict(golden), lambda n: progress.write_text(str(n + 1)))
+    return run_sample(folder, read_tensors(Path(place)), lambda n: progress.write_text(str(n + 1)))
 
 
 def run_sample(

@@ -1,7 +1,5 @@
 """Every op that a program may hold, alone: its numbers on a card or the simulator."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pytest
 

@@ -3,12 +3,12 @@
 import importlib.util
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lowering import mock
 from lowering.isolate import ChildError, call
 from lowering.runtime.folder import load
+from lowering.save import write_tensors
 
 RUN = "lowering.runtime.__main__:run_directory"
 
@@ -36,8 +36,8 @@ def test_another_chip_than_the_programs_is_refused(saved):
 
 
 def test_op_by_op_says_how_far_it_came(saved, tmp_path):
-    golden, progress = tmp_path / "golden.npz", tmp_path / "progress"
-    np.savez(golden, **load(saved).golden())
+    golden, progress = tmp_path / "golden.safetensors", tmp_path / "progress"
+    write_tensors(load(saved).golden(), golden)
     argument = {"directory": str(saved), "golden": str(golden), "progress": str(progress)}
     report = call(RUN, argument, env=mock.environment("wormhole_b0"))
     assert {row["value"] for row in report["ops"]} == load(saved).golden().keys()

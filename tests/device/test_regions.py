@@ -1,0 +1,35 @@
+"""Every region that a model is made of: its numbers on a card or the simulator."""
+
+import jax
+import numpy as np
+import pytest
+
+from lowering import parity
+from lowering.api import lower_graph_of
+from lowering.trace import trace
+from tests.device.runs import Call, Run
+from tests.lowering.rules.cases.table import CASES
+
+pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(0)]
+
+REGIONS = {str(case): case for case in CASES if case.rule.startswith("moejax.")}
+
+
+def make_run(policy, name):
+    case = REGIONS[name]
+    graph = trace(lambda _, *inputs: case.function(*inputs), None, case.named_inputs())
+    program = lower_graph_of(graph, name=name, policy=policy, arch="wormhole_b0").program
+    with jax.default_matmul_precision("highest"):
+        expected = [np.asarray(leaf) for leaf in jax.tree.leaves(case.function(*case.inputs))]
+    call = Call(part="region", inputs=case.named_inputs(), expected=expected)
+    return Run(programs={"region": program}, calls=[call])
+
+
+@pytest.mark.parametrize("policy", parity.POLICIES)
+@pytest.mark.parametrize("name", REGIONS)
+def test_numbers(name, policy, outcome, record_property):
+    """P2's thresholds."""
+    assert outcome.error is None, outcome.error
+    found = outcome.value
+    record_property("device", {"section": "Regions", "name": name, "policy": policy, **vars(found)})
+    assert parity.close(found.pcc, found.relative_l2, policy), found
