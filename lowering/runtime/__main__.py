@@ -144,8 +144,8 @@ def continue_prompt(argument: dict[str, Any]) -> list[list[int]]:
 def run_directory(argument: dict[str, Any]) -> dict[str, Any]:
     """`run_sample` of a folder given by path, for child processes.
 
-    `golden`: None, or a safetensors file of what ops should give. `progress`: a file that then always holds the
-    index of the op that comes next.
+    `golden`: None, or a safetensors file of what ops should give. `progress`: a file that then
+    always holds the index of the op that comes next.
     """
     folder, place = load(argument["directory"]), argument["golden"]
     if place is None:
