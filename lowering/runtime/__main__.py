@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         folder = load(options.folder)
         report = run_sample(folder, folder.golden() if options.bisect else {})
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:

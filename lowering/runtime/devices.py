@@ -36,7 +36,7 @@ def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[An
     memory for recorded traces. FileNotFoundError where TT_METAL_SIMULATOR names no library.
     """
     if device_kind() == "simulator":
-        _check_simulator(Path(os.environ["TT_METAL_SIMULATOR"]))
+        _prepare_simulator(Path(os.environ["TT_METAL_SIMULATOR"]))
     ttnn = import_ttnn()
     device = ttnn.open_device(
         device_id=0, num_command_queues=command_queues, trace_region_size=trace_bytes
@@ -47,14 +47,16 @@ def open_device(*, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[An
         ttnn.close_device(device)
 
 
-def _check_simulator(library: Path) -> None:
-    """tt-metal waits for ever for a simulator that is not there."""
+def _prepare_simulator(library: Path) -> None:
+    """Before ttnn is imported: what the simulator lacks is left out, unless the user says else."""
     for path in (library, library.parent / "soc_descriptor.yaml"):
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} does not exist; TT_METAL_SIMULATOR must name the simulator's library,"
                 " with the chip's soc_descriptor.yaml beside it"
             )
+    for switch in ("TT_METAL_SLOW_DISPATCH_MODE", "TT_METAL_DISABLE_SFPLOADMACRO"):
+        os.environ.setdefault(switch, "1")
 
 
 def arch_name(device: Any) -> str:
