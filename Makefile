@@ -18,12 +18,13 @@ export MOEJAX_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup lint format test demo clean
+.PHONY: help setup lint format test device demo clean
 
 help:
 	@echo 'make setup   install everything into .venv/ (and uv into .uv/ when it is missing)'
 	@echo 'make demo    train, evaluate, lower, check and report one model into runs/demo'
 	@echo 'make test    run all tests'
+	@echo 'make device  run all programs on a card or the simulator; writes docs/device_parity.md'
 	@echo 'make lint    check format, lint and types'
 	@echo 'make format  format the code'
 	@echo 'make clean   remove what these commands made, except runs/'
@@ -63,6 +64,11 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+# ttnn's own numbers: needs a card or the simulator (docs/device.md)
+device: setup
+	$(BIN)/pytest -n 2 --dist loadfile tests/device -m device --device required \
+	    --device-table docs/device_parity.md $(ARGS)
 
 clean:
 	rm -rf .uv .venv .pytest_cache .ruff_cache .hypothesis dist *.egg-info

@@ -96,6 +96,8 @@ def attention(values, attrs) -> list[Typed]:
         raise ValueError(f"attention of {q}, {k} and {v}: shapes do not fit")
     if mask and broadcast(mask[0].shape, (batch, heads, steps, keys))[2:] != mask[0].shape[2:]:
         raise ValueError(f"attention of {q} and {k} with the mask {mask[0]}: shapes do not fit")
+    if mask and keys % TILE:
+        raise ValueError(f"attention under a mask counts the padding of {k}; keys must fill tiles")
     return [(q.shape, q.dtype)]
 
 

@@ -51,12 +51,12 @@ def pytest_terminal_summary(terminalreporter, config):
         return
     reports = [
         report
-        for outcome in ("passed", "failed")
+        for outcome in ("passed", "failed", "xfailed")
         for report in terminalreporter.stats.get(outcome, ())
         if report.when == "call"
     ]
     rows = [row for report in reports for name, row in report.user_properties if name == "device"]
-    rows.sort(key=lambda row: (row["section"], row["name"], row["policy"]))
+    rows.sort(key=lambda row: (row["name"], row.get("policy", "")))
     place.write_text(markdown(rows))
     terminalreporter.write_line(f"{len(rows)} measurements: {place}")
 

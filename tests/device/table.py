@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+LEAST = 1e-6  # an error of which a ratio says something
 COLUMNS = ("", "policy", "PCC", "relative L2", "predicted", "ratio", "max abs", "s")
 HEAD = """# What the device computes, measured
 
@@ -21,7 +22,8 @@ one, kernels compiled where the cache had none. How to read and repeat it: [devi
 def markdown(rows: Iterable[Row]) -> str:
     """The page, a section a kind of row."""
     sections: dict[str, list[str]] = {}
-    for row in rows:
+    order = ("Programs", "Regions", "Ops")
+    for row in sorted(rows, key=lambda row: order.index(row["section"])):
         sections.setdefault(row["section"], []).append(_line(row))
     head = HEAD.format(
         ttnn=importlib.metadata.version("ttnn"),
@@ -35,18 +37,13 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def _line(row: Row) -> str:
+    name = f"`{row['name']}`"
+    if "error" in row:
+        return _cells([name, "", row["error"], *[""] * (len(COLUMNS) - 3)])
     measured, predicted = row["relative_l2"], row["predicted"]
-    ratio = f"{measured / predicted:.2f}" if min(measured, predicted) > 1e-7 else ""
-    numbers = [f"{row['pcc']:.6f}", f"{measured:.1e}", f"{predicted:.1e}", ratio]
-    return _cells(
-        [
-            f"`{row['name']}`",
-            row["policy"],
-            *numbers,
-            f"{row['max_abs']:.1e}",
-            f"{row['seconds']:.1f}",
-        ]
-    )
+    ratio = f"{measured / predicted:.2f}" if min(measured, predicted) > LEAST else ""
+    errors = [f"{measured:.1e}", f"{predicted:.1e}", ratio, f"{row['max_abs']:.1e}"]
+    return _cells([name, row["policy"], f"{row['pcc']:.6f}", *errors, f"{row['seconds']:.1f}"])
 
 
 def _cells(cells: Iterable[str]) -> str:

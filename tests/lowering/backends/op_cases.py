@@ -119,9 +119,11 @@ def embedding():
 
 
 def attention(mask):
-    heads = [Value(name, (2, n, 50, 32), "bfloat16") for name, n in (("q", 4), ("k", 2), ("v", 2))]
+    keys = 64 if mask else 50
+    sizes = (("q", 4, 50), ("k", 2, keys), ("v", 2, keys))
+    heads = [Value(name, (2, n, steps, 32), "bfloat16") for name, n, steps in sizes]
     attrs = {"scale": 0.5, "program_config": chunks(32, 64), "is_causal": not mask}
-    masks = [Value("mask", (1, 1, 50, 50), "bfloat16")] if mask else []
+    masks = [Value("mask", (1, 1, 50, 64), "bfloat16")] if mask else []
     return single("scaled_dot_product_attention", (*heads, *masks), attrs)
 
 
