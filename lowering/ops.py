@@ -82,7 +82,7 @@ def _reduction(name: str) -> OpSpec:
 OPS: dict[str, OpSpec] = {
     **{name: OpSpec(shape.same) for name in UNARY},
     **{name: _binary(name) for name in (*BINARY, *COMPARISONS)},
-    **{name: _reduction(name) for name in ("sum", "mean", "max", "min", "prod")},
+    **{name: _reduction(name) for name in ("sum", "mean", "max", "min")},
     "rdiv": OpSpec(shape.quotient, positional=("scalar",)),
     "divide": OpSpec(shape.quotient, positional=("scalar",), optional=("dtype",), arity=(1, 2)),
     "fmod": OpSpec(shape.elementwise, positional=("scalar",), arity=(1, 2)),

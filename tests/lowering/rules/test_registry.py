@@ -5,7 +5,7 @@ import pkgutil
 
 import moejax.layers
 import moejax.moe
-from lowering.backends.reference import REFERENCE
+from lowering.backends.definitions import REFERENCE
 from lowering.ops import OPS
 from lowering.rules import RULES
 from moejax.regions import all_regions
