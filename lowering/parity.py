@@ -18,16 +18,14 @@ from lowering.api import Lowered, lower_graph_of
 from lowering.backends import reference
 from lowering.graph import Graph
 from lowering.ir import Arch, Op, Policy, Program
-from lowering.runtime.folder import Folder, Sample, load
+from lowering.runtime.folder import Sample, load
 from lowering.runtime.metrics import Metrics, compare
 from lowering.sample import make_sample
-from lowering.save import save
-from lowering.single_op import sample_of, single_op
 from lowering.trace import trace
 
 Level = Literal["P1", "P2", "P4"]
 POLICIES: tuple[Policy, ...] = ("float32", "bfloat16", "bfloat8_b")
-PARITY, REFUSED = "parity.json", "refused"
+PARITY = "parity.json"
 EXACT = 1e-5  # of the output's scale
 LEAST_PCC: dict[Policy, float] = {"float32": 0.999, "bfloat16": 0.999, "bfloat8_b": 0.99}
 LEVELS: tuple[Literal["P1", "P2"], ...] = ("P1", "P2")
@@ -251,7 +249,9 @@ def check_folder(
         levels = LEVELS if program.policy == "float32" else LEVELS[1:]
         reports = [check_program(program, folder.example(), level, golden) for level in levels]
     else:
-        reports = [_on_device(Path(directory), folder, bisect)]
+        from lowering.device_run import check_on_device
+
+        reports = [check_on_device(Path(directory), folder, bisect=bisect)]
     write_reports(directory, reports)
     return reports
 
@@ -267,78 +267,6 @@ def write_reports(directory: str | Path, reports: Sequence[Report]) -> None:
     known |= {(report.level, report.backend): report.to_json() for report in reports}
     summary = {"ok": all(row["ok"] for row in known.values()), "reports": list(known.values())}
     place.write_text(json.dumps(summary, indent=1))
-
-
-def _on_device(directory: Path, folder: Folder, bisect: bool) -> Report:
-    """The program on the device that the environment names, in a child process."""
-    from lowering.backends.ttnn import ChildError, RefusedOpError, run_folder
-
-    program, sample = folder.program.replace(arrays=folder.weights), folder.example()
-    emulated = check_program(program, sample, "P2", folder.golden())
-    predicted = {row.name: row.metrics.relative_l2 for row in (*emulated.outputs, *emulated.ops)}
-    numbers = _numbers(program, sample) if bisect else {}
-    made = {value.name for op in program.ops for value in op.outputs}
-    golden = {name: numbers[name] for name in made & numbers.keys()} | folder.golden()
-    try:
-        result = run_folder(directory, golden=golden if bisect else None)
-    except RefusedOpError as error:
-        raise ValueError(_refusal(directory, program, numbers, error.index, str(error))) from error
-    except ChildError as error:
-        raise ValueError(f"{error}\nwith --bisect the op is named and saved alone") from error
-    if result["kind"] == "mock":
-        raise ValueError(
-            "the environment names a mock device, which computes no numbers; unset "
-            "TT_METAL_MOCK_CLUSTER_DESC_PATH, or run `moejax lower ... --check mock`"
-        )
-    rows = [_device_row(row, row["output"], program, predicted) for row in result["outputs"]]
-    ops = [_device_row(row, row["value"], program, predicted, row["op"]) for row in result["ops"]]
-    return Report(
-        level="P4",
-        policy=program.policy,
-        backend=f"ttnn on {result['kind']} {result['arch']}",
-        outputs=tuple(rows),
-        ops=tuple(ops),
-    )
-
-
-def _numbers(program: Program, sample: Sample) -> dict[str, np.ndarray]:
-    """Every value of a run on the reference backend."""
-    numbers = {**program.arrays, **sample.inputs, **sample.before}
-
-    def on_op(op: Op, results: Sequence[np.ndarray]) -> None:
-        numbers.update(zip((value.name for value in op.outputs), results, strict=True))
-
-    reference.run(program, sample.inputs, "device", on_op, dict(sample.before))
-    return numbers
-
-
-def _refusal(directory: Path, program: Program, numbers, index: int, text: str) -> str:
-    """What to say of an op that ends the run; the op itself is saved beside the program."""
-    if index == len(program.ops):
-        return text
-    alone = single_op(program, index)
-    place = save(alone, directory / REFUSED, sample_of(alone, numbers))
-    op = program.ops[index]
-    return (
-        f"op {index} {op.name} ({op.source}) ends the run: {text}\n"
-        f"the op alone: python -m lowering.runtime {place}"
-    )
-
-
-def _device_row(
-    row: Mapping[str, Any],
-    name: str,
-    program: Program,
-    predicted: Mapping[str, float],
-    op: int | None = None,
-) -> Row:
-    metrics = Metrics(**{key: row[key] for key in Metrics.__dataclass_fields__})
-    compared = {"metrics": metrics, "ok": within(metrics, "P4", program.policy)}
-    compared |= {"name": name, "predicted": predicted.get(name)}
-    if op is None:
-        return Row(**compared)
-    source = str(program.ops[op].source)
-    return Row(**compared, op=op, call=program.ops[op].name, source=source)
 
 
 def _rejections(graph: Graph, policies: Sequence[Policy], chip: Arch) -> list[str]:

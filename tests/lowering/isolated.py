@@ -1,8 +1,10 @@
 """Functions that the tests of lowering.isolate run in child processes."""
 
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def echo(argument):
@@ -20,6 +22,12 @@ def crash(_):
 
 
 def hang(_):
+    time.sleep(60)
+
+
+def hang_with_a_helper(place):
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(place).write_text(str(helper.pid))
     time.sleep(60)
 
 

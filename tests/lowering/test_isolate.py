@@ -1,5 +1,6 @@
 """Child processes: environment, exceptions, crashes, time limits."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def test_crash_comes_back_with_its_last_words():
 def test_time_limit():
     with pytest.raises(ChildError, match=r"no answer within 0\.5 s"):
         call("isolated:hang", None, timeout=0.5)
+
+
+def test_time_limit_ends_what_the_child_started_too(tmp_path):
+    with pytest.raises(ChildError, match="no answer"):
+        call("isolated:hang_with_a_helper", str(tmp_path / "pid"), timeout=3)
+    helper = Path("/proc") / (tmp_path / "pid").read_text()
+    for _ in range(100):
+        if not helper.exists() or "Z (zombie)" in (helper / "status").read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail("the helper is still there")
 
 
 def test_each_goes_on_after_a_crash_an_exception_and_a_time_out():
