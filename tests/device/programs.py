@@ -8,8 +8,7 @@ import numpy as np
 from cases import CASES
 from chronos_cases import card, programs
 from lm_cases import LANGUAGE_MODELS
-from lm_runs import PARTS, choice_inputs, reference
-from lm_runs import programs as lm_programs
+from lm_runs import parts, reference
 from moirai_cases import forecaster
 
 from lowering.api import lower_graph_of
@@ -51,21 +50,19 @@ def _one(sample: Sample, graph, name: str, policy: Policy) -> Run:
 def language_model(name: str) -> Maker:
     """A prompt and the steps after it, fed with the tokens that Flax chose.
 
-    Logits count where Flax's choice of experts was no close one; under bfloat8_b, which moves
-    router logits by more, Flax's choices are injected.
+    Experts are the program's own choice where Flax's was no close one; under bfloat8_b, which moves
+    router logits by more than a close call, they are all Flax's.
     """
 
     def make(policy: Policy) -> Run:
-        run = reference(name)
-        injected = policy == "bfloat8_b" and LANGUAGE_MODELS[name].moe is not None
-        parts = dict(zip(PARTS, lm_programs(name, policy, injected=injected), strict=True))
-        calls = []
-        for index, inputs in enumerate(run.inputs[: STEPS + 1]):
-            extra = choice_inputs(run, index) if injected else {}
-            known = [run.logits[index]] if injected or run.decided[index] else []
-            part = PARTS[1] if index else PARTS[0]
-            calls.append(Call(part=part, inputs={**inputs, **extra}, expected=known))
-        return Run(programs=parts, calls=calls)
+        run, routed = reference(name), LANGUAGE_MODELS[name].moe is not None
+        close = ~run.decided | (policy == "bfloat8_b")
+        found, calls = parts(name, policy, (close & routed)[: STEPS + 1])
+        made = [
+            Call(part=part, inputs=inputs, expected=[logits])
+            for (part, inputs), logits in zip(calls, run.logits, strict=False)
+        ]
+        return Run(programs=found, calls=made)
 
     return make
 

@@ -185,15 +185,32 @@ def programs(
     ]
 
 
-def continuation(name: str, policy: Policy, mode, *, injected: bool = False) -> list[np.ndarray]:
-    """Logits of every call, each given the tokens that Flax chose."""
+def parts(
+    name: str, policy: Policy, given: np.ndarray
+) -> tuple[dict[str, Program], list[tuple[str, dict[str, np.ndarray]]]]:
+    """Programs by name, and the calls of them in order: (name, inputs).
+
+    `given` [33]: the calls that take Flax's choices in place of their own.
+    """
     run = reference(name)
-    first, second = programs(name, policy, injected=injected)
-    prefill = HostSession(first, first.arrays, mode)
-    decode = HostSession(second, second.arrays, mode, shared=prefill)
-    logits = []
-    for index, inputs in enumerate(run.inputs):
+    found: dict[str, Program] = {}
+    calls = []
+    for index, inputs in enumerate(run.inputs[: len(given)]):
+        part, injected = PARTS[min(index, 1)], bool(given[index])
+        key = f"{part}, choices given" if injected else part
+        if key not in found:
+            both = programs(name, policy, injected=injected)
+            found[key] = both[PARTS.index(part)]
         extra = choice_inputs(run, index) if injected else {}
-        (found,) = (decode if index else prefill).run({**inputs, **extra})
-        logits.append(found)
-    return logits
+        calls.append((key, {**inputs, **extra}))
+    return found, calls
+
+
+def continuation(name: str, policy: Policy, mode, given: np.ndarray) -> list[np.ndarray]:
+    """Logits of every call, each fed with the tokens that Flax chose; `given`: see `parts`."""
+    found, calls = parts(name, policy, given)
+    sessions: dict[str, HostSession] = {}
+    for key, program in found.items():
+        first = next(iter(sessions.values()), None)
+        sessions[key] = HostSession(program, program.arrays, mode, shared=first)
+    return [sessions[key].run(inputs)[0] for key, inputs in calls]

@@ -71,15 +71,15 @@ def chronos_tiny() -> ChronosRun:
 
     moejax train chronos_tiny
     """
-    model = _model(d_model=64, num_layers=2, context=160, horizon=64, n_tokens=4096)
+    model = _model(d_model=64, num_layers=2, context=128, horizon=64, n_tokens=1024)
     return ChronosRun(
         recipe="chronos_tiny",
         model=model,
         data=WindowConfig(
-            context=160,
+            context=128,
             weights=(0.2, 0.15, 0.05, 0.35, 0.25),
             kernel_share=0.02,
-            seasonal_share=0.3,
+            seasonal_share=0.4,
             kernel_steps=512,
             rows=1 << 17,
             windows=20,
@@ -87,7 +87,7 @@ def chronos_tiny() -> ChronosRun:
         ),
         training=ChronosTraining(smooth_tokens=True),
         optim=_optim(learning_rate=2e-3, position_rate=30.0),
-        loop=_loop(epochs=9, steps_per_epoch=1000, batch_size=16),
+        loop=_loop(epochs=13, steps_per_epoch=1000, batch_size=16),
     )
 
 
