@@ -181,9 +181,16 @@ def _attention(q, k, v, attn_mask=None, **attrs):
 
 
 def _attention_decode(q, k, v, attn_mask, **attrs):
-    """Queries [1, B, N, H] and a mask [B, 1, N, T], else as attention of one step."""
-    q, mask = np.moveaxis(q, 0, 2), np.moveaxis(attn_mask, 1, 2)
-    return np.moveaxis(_attention(q, k, v, mask, **attrs), 2, 0)
+    weights = softmax(decode_scores(q, k, attn_mask, **attrs)).astype(np.float32)
+    return np.moveaxis(weighted_values(weights, v), 2, 0)
+
+
+def decode_scores(q, k, attn_mask, *, scale, **attrs):
+    """Queries [1, B, N, H] and a mask [B, 1, N, T], else as attention of one step; the mask is
+    added before the scores are scaled.
+    """
+    q, mask = np.moveaxis(q, 0, 2), np.moveaxis(attn_mask, 1, 2) * np.float32(scale)
+    return attention_scores(q, k, mask, scale=scale, **attrs)
 
 
 def _fill_cache(cache, rows, *, batch_idx):

@@ -36,6 +36,15 @@ def truncate_mantissa(x: np.ndarray, bits: int) -> np.ndarray:
     return (x.view(np.uint32) & mask).view(np.float32)
 
 
+def round_mantissa(x: np.ndarray, bits: int) -> np.ndarray:
+    """float32 rounded to `bits` stored mantissa bits: nearest, ties to even."""
+    spare = 23 - bits
+    whole = x.view(np.uint32)
+    odd = (whole >> spare) & np.uint32(1)
+    rounded = whole + np.uint32((1 << (spare - 1)) - 1) + odd
+    return truncate_mantissa(rounded.view(np.float32), bits)
+
+
 def round_half_away(x: np.ndarray) -> np.ndarray:
     """To bfloat16 with ties away from zero: what bfloat16 add and subtract do."""
     bits = x.view(np.uint32) + np.uint32(0x8000)

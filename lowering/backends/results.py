@@ -10,8 +10,10 @@ import numpy as np
 
 from lowering.backends import numerics
 from lowering.backends.definitions import (
+    ACTIVATIONS,
     REFERENCE,
     attention_scores,
+    decode_scores,
     softmax,
     weighted_values,
 )
@@ -41,12 +43,24 @@ def emulated(op: Op, operands: Sequence[np.ndarray], values: Sequence[Value]) ->
 
 
 def _product(op: Op, operands, values) -> list[np.ndarray]:
-    """float32 operands are cut to TF32; the float32 accumulator keeps about 10 bits."""
-    cut = [
-        numerics.truncate_mantissa(x, 10) if value.dtype == "float32" else x
-        for x, value in zip(operands, values, strict=True)
-    ]
-    return [numerics.truncate_mantissa(r, 10) for r in exact(op, cut)]
+    """Of float32 operands 10 and 9 mantissa bits take part, of a bias 10, and of the product 10
+    where a bias comes to it. The accumulator's error is that of 9 bits, however long the sum.
+    """
+    a, b, *bias = operands
+    if values[0].dtype == "float32":
+        a = _tf32(a)
+    if values[1].dtype == "float32":
+        b = numerics.truncate_mantissa(b, 9)
+    if op.name != "linear" or not bias or values[0].dtype != "float32":
+        return [numerics.round_mantissa(r, 9) for r in exact(op, [a, b, *bias])]
+    attrs = {key: value for key, value in op.attrs.items() if key != "activation"}
+    (product,) = exact(op.replace(attrs=attrs), [a, b])
+    y = _tf32(numerics.round_mantissa(product, 9)) + _tf32(bias[0])
+    return [ACTIVATIONS[op.attrs["activation"]](y) if "activation" in op.attrs else y]
+
+
+def _tf32(x: np.ndarray) -> np.ndarray:
+    return numerics.truncate_mantissa(np.asarray(x, np.float32), 10)
 
 
 def _binary(op: Op, operands, values) -> list[np.ndarray]:
@@ -75,25 +89,20 @@ def _softmax(op: Op, operands, values) -> list[np.ndarray]:
     """In float32 it reads and writes TF32."""
     if values[0].dtype != "float32":
         return exact(op, operands)
-    cut = [numerics.truncate_mantissa(x, 10) for x in operands]
-    return [numerics.truncate_mantissa(r, 10) for r in exact(op, cut)]
+    return [_tf32(r) for r in exact(op, [*map(_tf32, operands)])]
 
 
 def _norm(op: Op, operands, values) -> list[np.ndarray]:
     """In float32 every step of it is cut to TF32."""
     if values[0].dtype != "float32":
         return exact(op, operands)
-
-    def cut(x: np.ndarray) -> np.ndarray:
-        return numerics.truncate_mantissa(np.asarray(x, np.float32), 10)
-
-    x, *affine = map(cut, operands)
+    x, *affine = map(_tf32, operands)
     if op.name == "layer_norm":
-        x = cut(x - x.mean(axis=-1, keepdims=True))
+        x = _tf32(x - x.mean(axis=-1, keepdims=True))
     power = np.square(x).mean(axis=-1, keepdims=True)
-    y = cut(x * cut(1 / np.sqrt(power + np.float32(op.attrs["epsilon"]))))
+    y = _tf32(x * _tf32(1 / np.sqrt(power + np.float32(op.attrs["epsilon"]))))
     for combine, array in zip((np.multiply, np.add), affine, strict=False):
-        y = cut(combine(y, array))
+        y = _tf32(combine(y, array))
     return [y]
 
 
@@ -115,8 +124,7 @@ def _attention(op: Op, operands, values) -> list[np.ndarray]:
 def _attention_decode(op: Op, operands, values) -> list[np.ndarray]:
     """As attention of one step; scores are bfloat16 too."""
     q, k, v, mask = operands
-    moved = np.moveaxis(q, 0, 2), k, np.moveaxis(mask, 1, 2)
-    scores = numerics.round_to(attention_scores(*moved, **op.attrs), "bfloat16")
+    scores = numerics.round_to(decode_scores(q, k, mask, **op.attrs), "bfloat16")
     weights = numerics.round_to(softmax(scores), "bfloat16")
     return [typed(np.moveaxis(weighted_values(weights, v), 2, 0), op.output)]
 

@@ -48,10 +48,10 @@ def _many_steps(ctx: Context, q, k, v, mask, bias, scale: float, causal: bool) -
 
 
 def _one_step(ctx: Context, q, k, v, mask, bias, scale: float, _) -> Operand:
-    """All heads of a sequence are the rows of one tile."""
+    """All heads of a sequence are the rows of one tile; what is added is scaled with the scores."""
     batch, heads, _, width = q.shape
     none = Known(np.zeros((batch, 1, heads, 1), np.float32))  # the mask needs a row a head
-    mask, bias = (_heads_last(ctx, x) for x in (mask, bias))
+    mask, bias = (_heads_last(ctx, x) for x in (mask, _over(ctx, bias, scale)))
     added = _added_scores(ctx, (mask,), bias, (batch, 1, heads, k.shape[2]), none)
     k, v, added = _whole_keys(ctx, k, v, added)
     options = {"scale": scale, "program_config": _chunks(1, k.shape[2], width, divide=True)}
@@ -59,6 +59,15 @@ def _one_step(ctx: Context, q, k, v, mask, bias, scale: float, _) -> Operand:
     op = "scaled_dot_product_attention_decode"
     y = ctx.emit(op, queries, k, v, added, is_causal=False, **options)
     return ctx.permute(y, (1, 2, 0, 3))
+
+
+def _over(ctx: Context, bias: Operand | None, scale: float) -> Operand | None:
+    """bias / scale."""
+    if bias is None or scale == 1:
+        return bias
+    if isinstance(bias, Known):
+        return Known(bias.numpy() / np.float32(scale), bias.name)
+    return ctx.emit("multiply", bias, scalar=1 / scale)
 
 
 def _heads_last(ctx: Context, x: Operand | None) -> Operand | None:

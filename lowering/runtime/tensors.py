@@ -17,10 +17,15 @@ def host_array(array: np.ndarray, value: Value) -> np.ndarray:
     if value.dtype in FLOATS:
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{value.name!r} has dtype {array.dtype}; the program takes {value}")
-        return np.ascontiguousarray(array, np.float32)
+        return _own(array, np.float32)
     if array.dtype.kind not in "iub":
         raise ValueError(f"{value.name!r} has dtype {array.dtype}; the program takes {value}")
-    return np.ascontiguousarray(array, INTEGERS[value.dtype])
+    return _own(array, INTEGERS[value.dtype])
+
+
+def _own(array: np.ndarray, dtype: type) -> np.ndarray:
+    """ttnn takes contiguous arrays that may be written to; those of JAX may not."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def to_host_tensor(ttnn: Any, array: np.ndarray, value: Value) -> Any:
