@@ -53,9 +53,9 @@ def pytest_terminal_summary(terminalreporter, config):
         report
         for outcome in ("passed", "failed", "xfailed")
         for report in terminalreporter.stats.get(outcome, ())
-        if report.when == "call"
     ]
-    rows = [row for report in reports for name, row in report.user_properties if name == "device"]
+    found = {report.nodeid: dict(report.user_properties).get("device") for report in reports}
+    rows = [row for row in found.values() if row]
     rows.sort(key=lambda row: (row["name"], row.get("policy", "")))
     place.write_text(markdown(rows))
     terminalreporter.write_line(f"{len(rows)} measurements: {place}")

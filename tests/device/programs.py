@@ -9,14 +9,16 @@ from cases import CASES
 from chronos_cases import card, programs
 from lm_cases import LANGUAGE_MODELS
 from lm_runs import parts, reference
-from moirai_cases import forecaster
+from moirai_cases import FORECASTERS, forecaster, sizes_of
 
 from lowering.api import lower_graph_of
+from lowering.forecaster import sample_inputs
 from lowering.ir import Policy
 from lowering.runtime.folder import Sample
 from lowering.sample import make_sample
 from lowering.trace import trace
 from tests.device.runs import Call, Run
+from train.lower_moirai import make_card
 
 STEPS = 8  # decode steps after the first call
 Maker = Callable[[Policy], Run]
@@ -26,13 +28,23 @@ def single(case: str) -> Maker:
     """One call of a function of the parity ladder."""
 
     def make(policy: Policy) -> Run:
-        function, params, inputs = {**CASES, "mixture": functools.partial(forecaster, "mixture")}[
-            case
-        ]()
+        function, params, inputs = CASES[case]()
         sample = make_sample(function, params, inputs)
         return _one(sample, trace(function, params, inputs), case, policy)
 
     return make
+
+
+def moirai(policy: Policy) -> Run:
+    """Three sets of series: the forward gives a few tokens of each."""
+    (function, variables, inputs), name = forecaster("mixture"), "mixture"
+    program = lower_graph_of(
+        trace(function, variables, inputs), name=name, policy=policy, arch="wormhole_b0"
+    ).program
+    card = make_card(FORECASTERS[name][0], sizes_of(name))
+    samples = [make_sample(function, variables, sample_inputs(card, seed)) for seed in range(3)]
+    calls = [Call(part=name, inputs=one.inputs, expected=one.outputs) for one in samples]
+    return Run(programs={name: program}, calls=calls)
 
 
 def bolt(policy: Policy) -> Run:
@@ -114,7 +126,7 @@ PROGRAMS: dict[str, Maker] = {
     "MoE layer, indexed": single("moe-indexed-4"),
     "MoE LM (mixtral), prefill + 8 steps": language_model("mixtral"),
     "dense LM (llama), prefill + 8 steps": language_model("llama"),
-    "MOIRAI-MoE, forward": single("mixture"),
+    "MOIRAI-MoE, forward": moirai,
     "Chronos T5, encoder + 8 steps": chronos("t5"),
     "Chronos-MoE, encoder + 8 steps": chronos("shared, then experts"),
     "Chronos-Bolt": bolt,

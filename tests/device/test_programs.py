@@ -7,6 +7,7 @@ from tests.device.programs import PROGRAMS
 
 pytestmark = [pytest.mark.device, pytest.mark.slow, pytest.mark.timeout(0)]
 
+SECTION, NO_KERNEL = "Programs", {}
 FACTOR = 1.5  # of the error that the reference backend predicts
 
 
@@ -14,14 +15,13 @@ def make_run(policy, name):
     return PROGRAMS[name](policy)
 
 
+def describe(policy, name):
+    return {"name": name, "policy": policy}
+
+
 @pytest.mark.parametrize("policy", parity.POLICIES)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_numbers(name, policy, outcome, record_property):
+def test_numbers(name, policy, measured):
     """P2's thresholds, and an error of the size that the reference backend predicts."""
-    assert outcome.error is None, outcome.error
-    found = outcome.value
-    record_property(
-        "device", {"section": "Programs", "name": name, "policy": policy, **vars(found)}
-    )
-    assert parity.close(found.pcc, found.relative_l2, policy), found
-    assert 1 / FACTOR <= found.relative_l2 / found.predicted <= FACTOR, found
+    assert parity.close(measured.pcc, measured.relative_l2, policy), measured
+    assert 1 / FACTOR <= measured.relative_l2 / measured.predicted <= FACTOR, measured
