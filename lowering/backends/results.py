@@ -109,9 +109,9 @@ def _norm(op: Op, operands, values) -> list[np.ndarray]:
 
 
 def _cut_at_the_end(op: Op, operands, values) -> list[np.ndarray]:
-    """In bfloat16 the result is cut, not rounded."""
+    """In bfloat16 the result is cut, not rounded; of a power where the exponent is a number."""
     results = exact(op, operands)
-    if op.output.dtype != "bfloat16":
+    if op.output.dtype != "bfloat16" or len(operands) > 1:
         return results
     return [numerics.truncate_mantissa(r, 7) for r in results]
 
