@@ -15,7 +15,9 @@ ttnn {ttnn} on {device}, {date}; written by `make device`. Every row is a run of
 against JAX (programs) or float32 arithmetic on the same rounded numbers (ops, regions). *predicted*
 is the relative L2 error that the reference backend foretells in mode `device`, *ratio* the measured
 one over it. A run with several results shows the worst. Seconds are the simulator's where it is
-one, kernels compiled where the cache had none. How to read and repeat it: [device.md](device.md).
+one, kernels compiled where the cache had none. *kernel not built*: one of ttnn's own kernels, which
+the RISC-V compiler used with the simulator cannot build (too many live vectors, or scalar floats);
+`pytest tests/device --device required -k NAME` shows its words. More: [device.md](device.md).
 """
 
 
@@ -39,7 +41,7 @@ def markdown(rows: Iterable[Row]) -> str:
 def _line(row: Row) -> str:
     name = f"`{row['name']}`"
     if "error" in row:
-        return _cells([name, "", row["error"], *[""] * (len(COLUMNS) - 3)])
+        return _cells([name, row["policy"], row["error"], *[""] * (len(COLUMNS) - 3)])
     measured, predicted = row["relative_l2"], row["predicted"]
     ratio = f"{measured / predicted:.2f}" if min(measured, predicted) > LEAST else ""
     errors = [f"{measured:.1e}", f"{predicted:.1e}", ratio, f"{row['max_abs']:.1e}"]
