@@ -76,7 +76,7 @@ def read(path):
 def upload(device, array, dtype, layout, memory_config):
     """A numpy array as a device tensor."""
     array = array.astype(np.uint32) if dtype == ttnn.uint32 else array
-    tensor = ttnn.Tensor(np.ascontiguousarray(array), dtype)
+    tensor = ttnn.Tensor(np.require(array, requirements=["C", "W"]), dtype)
     tensor = tensor if dtype == ttnn.bfloat8_b else tensor.to(layout)
     tensor = ttnn.to_device(tensor, device, memory_config=memory_config)
     return tensor if array.shape else ttnn.reshape(tensor, ())

@@ -125,17 +125,23 @@ def check_program(
     sample: Sample,
     level: Literal["P1", "P2"],
     golden: Mapping[str, np.ndarray] | None = None,
+    on_op: reference.OnOp | None = None,
 ) -> Report:
-    """A program on the reference backend against its sample, and each op against `golden`."""
+    """A program on the reference backend against its sample, and each op against `golden`.
+
+    `on_op`: see `reference.run`.
+    """
     rows: list[Row] = []
 
-    def on_op(op: Op, results: Sequence[np.ndarray]) -> None:
+    def compare_op(op: Op, results: Sequence[np.ndarray]) -> None:
         rows.extend(op_rows(len(seen), op, results, golden or {}, level, program.policy))
         seen.append(op)
+        if on_op is not None:
+            on_op(op, results)
 
     seen: list[Op] = []
     state = dict(sample.before)
-    found = reference.run(program, sample.inputs, MODES[level], on_op, state)
+    found = reference.run(program, sample.inputs, MODES[level], compare_op, state)
     outputs = output_rows(found, sample.outputs, level, program.policy)
     kept = [state[name] for name in sample.after]
     outputs += output_rows(kept, [*sample.after.values()], level, program.policy, [*sample.after])

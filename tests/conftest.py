@@ -45,7 +45,7 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The table of measurements, passed and failed, in the order of the tests."""
+    """The table of measurements, passed and failed."""
     place = config.getoption("--device-table")
     if place is None:
         return
@@ -56,7 +56,6 @@ def pytest_terminal_summary(terminalreporter, config):
     ]
     found = {report.nodeid: dict(report.user_properties).get("device") for report in reports}
     rows = [row for row in found.values() if row]
-    rows.sort(key=lambda row: (row["name"], row.get("policy", "")))
     place.write_text(markdown(rows))
     terminalreporter.write_line(f"{len(rows)} measurements: {place}")
 

@@ -28,12 +28,12 @@ def outcomes(request) -> Mapping[str, Outcome]:
 def measured(request, outcomes, record_property) -> Measured:
     """What this test's run measured, which is also a row of the table.
 
-    The module's `describe` gives the name and policy of a test's parameters, `NO_KERNEL` the
-    policies, by name, under which there is a kernel that no compiler for the simulator could build;
-    it is ttnn's own, and runs on a card.
+    The test's parameters are a name and a policy. The module's `NO_KERNEL` has the policies, by
+    name, under which there is a kernel that no compiler for the simulator could build; it is ttnn's
+    own, and runs on a card.
     """
     module, outcome = request.module, outcomes[request.node.name]
-    row = {"section": module.SECTION, **module.describe(**request.node.callspec.params)}
+    row = {"section": module.SECTION, **request.node.callspec.params}
     if (
         outcome.error
         and row["policy"] in module.NO_KERNEL.get(row["name"], ())

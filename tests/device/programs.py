@@ -6,17 +6,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from cases import CASES
-from chronos_cases import card, programs
+from chronos_cases import card, cases, lowered
 from lm_cases import LANGUAGE_MODELS
-from lm_runs import parts, reference
+from lm_runs import greedy_run, reference
 from moirai_cases import FORECASTERS, forecaster, sizes_of
 
-from lowering.api import lower_graph_of
+from lowering import lower
 from lowering.forecaster import sample_inputs
-from lowering.ir import Policy
+from lowering.ir import Policy, Program
 from lowering.runtime.folder import Sample
 from lowering.sample import make_sample
-from lowering.trace import trace
 from tests.device.runs import Call, Run
 from train.lower_moirai import make_card
 
@@ -30,78 +29,55 @@ def single(case: str) -> Maker:
     def make(policy: Policy) -> Run:
         function, params, inputs = CASES[case]()
         sample = make_sample(function, params, inputs)
-        return _one(sample, trace(function, params, inputs), case, policy)
+        return _one(lower(function, params, inputs, policy=policy), sample)
 
     return make
 
 
 def moirai(policy: Policy) -> Run:
     """Three sets of series: the forward gives a few tokens of each."""
-    (function, variables, inputs), name = forecaster("mixture"), "mixture"
-    program = lower_graph_of(
-        trace(function, variables, inputs), name=name, policy=policy, arch="wormhole_b0"
-    ).program
+    name = "mixture"
+    function, variables, inputs = forecaster(name)
     card = make_card(FORECASTERS[name][0], sizes_of(name))
     samples = [make_sample(function, variables, sample_inputs(card, seed)) for seed in range(3)]
-    calls = [Call(part=name, inputs=one.inputs, expected=one.outputs) for one in samples]
-    return Run(programs={name: program}, calls=calls)
+    return _one(lower(function, variables, inputs, policy=policy), *samples)
 
 
 def bolt(policy: Policy) -> Run:
     """Patches in, quantiles out."""
-    ((function, variables, sample, _),) = programs("bolt").values()
-    return _one(sample, trace(function, variables, sample.inputs), "bolt", policy)
+    return _one(lowered("bolt", policy)["bolt"], cases("bolt")["bolt"][2])
 
 
-def _one(sample: Sample, graph, name: str, policy: Policy) -> Run:
-    program = lower_graph_of(graph, name=name, policy=policy, arch="wormhole_b0").program
-    call = Call(part="whole", inputs=sample.inputs, expected=sample.outputs)
-    return Run(programs={"whole": program}, calls=[call])
+def _one(program: Program, *samples: Sample) -> Run:
+    calls = [Call(part="whole", inputs=one.inputs, expected=one.outputs) for one in samples]
+    return Run(programs={"whole": program}, calls=calls)
 
 
 def language_model(name: str) -> Maker:
-    """A prompt and the steps after it, fed with the tokens that Flax chose.
+    """A prompt and the steps after it.
 
     Experts are the program's own choice where Flax's was no close one; under bfloat8_b, which moves
     router logits by more than a close call, they are all Flax's.
     """
+    routed = LANGUAGE_MODELS[name].moe is not None
 
     def make(policy: Policy) -> Run:
-        run, routed = reference(name), LANGUAGE_MODELS[name].moe is not None
-        close = ~run.decided | (policy == "bfloat8_b")
-        found, calls = parts(name, policy, (close & routed)[: STEPS + 1])
-        made = [
-            Call(part=part, inputs=inputs, expected=[logits])
-            for (part, inputs), logits in zip(calls, run.logits, strict=False)
-        ]
-        return Run(programs=found, calls=made)
+        close = ~reference(name).decided | (policy == "bfloat8_b")
+        return greedy_run(name, policy, (close & routed)[: STEPS + 1])
 
     return make
 
 
 def chronos(name: str) -> Maker:
     """A context and the steps after it, fed with the tokens that Flax finds likeliest."""
-
-    def make(policy: Policy) -> Run:
-        parts = {
-            part: lower_graph_of(
-                trace(function, variables, sample.inputs, state),
-                name=f"{name}/{part}",
-                policy=policy,
-                arch="wormhole_b0",
-            ).program
-            for part, (function, variables, sample, state) in programs(name).items()
-        }
-        return Run(programs=parts, calls=greedy_calls(name))
-
-    return make
+    return lambda policy: Run(programs=lowered(name, policy), calls=greedy_calls(name))
 
 
 @functools.cache
 def greedy_calls(name: str) -> list[Call]:
     """The calls with Flax's results."""
-    functions = {part: function for part, (function, *_) in programs(name).items()}
-    _, variables, sample, state = programs(name)["encode"]
+    functions = {part: function for part, (function, *_) in cases(name).items()}
+    _, variables, sample, state = cases(name)["encode"]
     given = {"mask": sample.inputs["mask"]} | dict(zip(("gate",), sample.outputs[1:], strict=False))
     calls = [Call(part="encode", inputs=sample.inputs, expected=sample.outputs)]
     after = jax.tree.unflatten(jax.tree.structure(state), sample.after.values())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lowering.backends.reference import HostSession
+from lowering.backends.reference import HostSession, Mode
 from lowering.ir import Program
 from lowering.isolate import Outcome, each
 from lowering.runtime.devices import open_device
@@ -73,14 +73,16 @@ def on_device(runs: Sequence[Run]) -> list[Outcome]:
         ]
 
 
+def on_host(run: Run, mode: Mode) -> Results:
+    """The results on the reference backend."""
+    return perform(run, lambda program, first: HostSession(program, program.arrays, mode, first))
+
+
 def _measured(run: Run, path: Path, seconds: float) -> Measured:
     found = pickle.loads(path.with_suffix(".out").read_bytes())
-    emulated = perform(
-        run, lambda program, first: HostSession(program, program.arrays, "device", first)
-    )
     device, host = (
         [compare(array, wanted) for array, wanted in zip(results, run.expected(), strict=True)]
-        for results in (found, emulated)
+        for results in (found, on_host(run, "device"))
     )
     return Measured(
         pcc=min(m.pcc for m in device),

@@ -8,6 +8,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 LEAST = 1e-6  # an error of which a ratio says something
+SECTIONS = ("Programs", "Regions", "Ops")
 COLUMNS = ("", "policy", "PCC", "relative L2", "predicted", "ratio", "max abs", "s")
 HEAD = """# What the device computes, measured
 
@@ -24,8 +25,7 @@ the RISC-V compiler used with the simulator cannot build (too many live vectors,
 def markdown(rows: Iterable[Row]) -> str:
     """The page, a section a kind of row."""
     sections: dict[str, list[str]] = {}
-    order = ("Programs", "Regions", "Ops")
-    for row in sorted(rows, key=lambda row: order.index(row["section"])):
+    for row in sorted(rows, key=_place):
         sections.setdefault(row["section"], []).append(_line(row))
     head = HEAD.format(
         ttnn=importlib.metadata.version("ttnn"),
@@ -36,6 +36,10 @@ def markdown(rows: Iterable[Row]) -> str:
     for name, lines in sections.items():
         parts += [f"## {name}\n", _cells(COLUMNS), _cells(["---"] * len(COLUMNS)), *lines, ""]
     return "\n".join(parts)
+
+
+def _place(row: Row) -> tuple[int, str, str]:
+    return SECTIONS.index(row["section"]), row["name"], row["policy"]
 
 
 def _line(row: Row) -> str:

@@ -15,10 +15,6 @@ def make_run(policy, name):
     return PROGRAMS[name](policy)
 
 
-def describe(policy, name):
-    return {"name": name, "policy": policy}
-
-
 @pytest.mark.parametrize("policy", parity.POLICIES)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_numbers(name, policy, measured):

@@ -4,9 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lowering import parity
-from lowering.api import lower_graph_of
-from lowering.trace import trace
+from lowering import lower, parity
 from tests.device.runs import Call, Run
 from tests.lowering.rules.cases.table import CASES
 
@@ -25,16 +23,12 @@ REGIONS = {str(case): case for case in CASES if case.rule.startswith("moejax.")}
 
 def make_run(policy, name):
     case = REGIONS[name]
-    graph = trace(lambda _, *inputs: case.function(*inputs), None, case.named_inputs())
-    program = lower_graph_of(graph, name=name, policy=policy, arch="wormhole_b0").program
+    inputs = case.named_inputs()
+    program = lower(lambda _, *given: case.function(*given), None, inputs, policy=policy)
     with jax.default_matmul_precision("highest"):
         expected = [np.asarray(leaf) for leaf in jax.tree.leaves(case.function(*case.inputs))]
-    call = Call(part="region", inputs=case.named_inputs(), expected=expected)
+    call = Call(part="region", inputs=inputs, expected=expected)
     return Run(programs={"region": program}, calls=[call])
-
-
-def describe(policy, name):
-    return {"name": name, "policy": policy}
 
 
 @pytest.mark.parametrize("policy", parity.POLICIES)

@@ -8,10 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from lowering.api import lower_graph_of
 from lowering.chronos import sample_calls, sample_contexts, sample_patches
+from lowering.graph import Graph
+from lowering.ir import Arch, Policy, Program
 from lowering.runtime.chronos import ChronosCard
 from lowering.runtime.folder import Sample
 from lowering.sample import make_sample
+from lowering.trace import trace
 from moejax.interop.chronos import initial
 from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_bolt import BoltConfig
@@ -66,7 +70,7 @@ BOLTS = {
     ),
 }
 BATCH = {"batch": 2}
-Program = tuple[Callable[..., Any], Any, Sample, Any]
+Case = tuple[Callable[..., Any], Any, Sample, Any]
 
 
 @functools.cache
@@ -93,7 +97,7 @@ def card(name: str) -> ChronosCard:
 
 
 @functools.cache
-def programs(name: str) -> dict[str, Program]:
+def cases(name: str) -> dict[str, Case]:
     """(function, variables, sample, state) of each program of a model."""
     config, variables = in_whole_heads(*model(name))
     if name in BOLTS:
@@ -108,3 +112,22 @@ def programs(name: str) -> dict[str, Program]:
     functions, state = chronos_functions(config), empty_state(config, own.sizes)
     samples = sample_calls(functions, variables, state, own)
     return {part: (functions[part], variables, samples[part], state) for part in functions}
+
+
+@functools.cache
+def graphs(name: str) -> dict[str, Graph]:
+    """The functions traced."""
+    return {
+        part: trace(function, variables, sample.inputs, state)
+        for part, (function, variables, sample, state) in cases(name).items()
+    }
+
+
+def lowered(name: str, policy: Policy, arch: Arch = "wormhole_b0") -> dict[str, Program]:
+    """The programs."""
+    return {
+        part: lower_graph_of(
+            graph, name=f"{name}/{part}/{policy}", policy=policy, arch=arch
+        ).program
+        for part, graph in graphs(name).items()
+    }

@@ -17,7 +17,6 @@ from lm_cases import LANGUAGE_MODELS, random_variables
 from routed import routed_by
 
 from lowering.api import lower_graph_of
-from lowering.backends.reference import HostSession
 from lowering.graph import Graph
 from lowering.ir import Arch, Policy, Program
 from lowering.runtime.generate import Sizes
@@ -25,6 +24,7 @@ from lowering.trace import trace
 from moejax.moe.assignment import Routing
 from moejax.moe.layer import MoELayer
 from moejax.moe.routing import route
+from tests.device.runs import Call, Run
 from train.lower_lm import empty_state, lm_functions
 from train.pad_heads import pad_heads
 
@@ -185,32 +185,19 @@ def programs(
     ]
 
 
-def parts(
-    name: str, policy: Policy, given: np.ndarray
-) -> tuple[dict[str, Program], list[tuple[str, dict[str, np.ndarray]]]]:
-    """Programs by name, and the calls of them in order: (name, inputs).
+def greedy_run(name: str, policy: Policy, given: np.ndarray) -> Run:
+    """The calls, each fed with the tokens that Flax chose.
 
-    `given` [33]: the calls that take Flax's choices in place of their own.
+    `given` [33 or fewer calls]: those that take Flax's experts in place of their own.
     """
     run = reference(name)
     found: dict[str, Program] = {}
     calls = []
-    for index, inputs in enumerate(run.inputs[: len(given)]):
-        part, injected = PARTS[min(index, 1)], bool(given[index])
-        key = f"{part}, choices given" if injected else part
-        if key not in found:
-            both = programs(name, policy, injected=injected)
-            found[key] = both[PARTS.index(part)]
-        extra = choice_inputs(run, index) if injected else {}
-        calls.append((key, {**inputs, **extra}))
-    return found, calls
-
-
-def continuation(name: str, policy: Policy, mode, given: np.ndarray) -> list[np.ndarray]:
-    """Logits of every call, each fed with the tokens that Flax chose; `given`: see `parts`."""
-    found, calls = parts(name, policy, given)
-    sessions: dict[str, HostSession] = {}
-    for key, program in found.items():
-        first = next(iter(sessions.values()), None)
-        sessions[key] = HostSession(program, program.arrays, mode, shared=first)
-    return [sessions[key].run(inputs)[0] for key, inputs in calls]
+    for index, injected in enumerate(map(bool, given)):
+        place = min(index, 1)
+        part = f"{PARTS[place]}, choices given" if injected else PARTS[place]
+        if part not in found:
+            found[part] = programs(name, policy, injected=injected)[place]
+        inputs = run.inputs[index] | (choice_inputs(run, index) if injected else {})
+        calls.append(Call(part=part, inputs=inputs, expected=[run.logits[index]]))
+    return Run(programs=found, calls=calls)

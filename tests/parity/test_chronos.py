@@ -5,16 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from chronos_cases import BOLTS, POSITIONS, T5_MODELS, card, model, programs
+from chronos_cases import BOLTS, POSITIONS, T5_MODELS, card, cases, lowered, model
 
 from lowering import parity
-from lowering.api import lower_graph_of
 from lowering.backends.reference import HostSession
 from lowering.backends.ttnn import check_many
 from lowering.runtime.chronos import ChronosForecaster, Decoding, Positions
 from lowering.runtime.packing import Series
 from lowering.runtime.sampling import Sampling
-from lowering.trace import trace
 from moejax.forecasting.chronos.forecaster import make_pipeline
 
 ALL = (*T5_MODELS, *POSITIONS, *BOLTS)
@@ -25,29 +23,12 @@ PROGRAMS = [
 ]
 
 
-@functools.cache
-def graphs(name):
-    return {
-        part: trace(function, variables, sample.inputs, state)
-        for part, (function, variables, sample, state) in programs(name).items()
-    }
-
-
-def lowered(name, policy, arch="wormhole_b0"):
-    return {
-        part: lower_graph_of(
-            graph, name=f"{name}/{part}/{policy}", policy=policy, arch=arch
-        ).program
-        for part, graph in graphs(name).items()
-    }
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_is_the_same_function(name):
     """P1 in both arrangements of ops."""
     for policy in ("float32", "bfloat16"):
         for part, program in lowered(name, policy).items():
-            report = parity.check_program(program, programs(name)[part][2], "P1")
+            report = parity.check_program(program, cases(name)[part][2], "P1")
             assert report.ok, str(report)
 
 
@@ -56,7 +37,7 @@ def test_is_the_same_function(name):
 def test_rounding(name, policy):
     """P2."""
     for part, program in lowered(name, policy).items():
-        report = parity.check_program(program, programs(name)[part][2], "P2")
+        report = parity.check_program(program, cases(name)[part][2], "P2")
         assert report.ok, str(report)
 
 
@@ -113,7 +94,7 @@ def test_number_of_device_programs(name, most):
 def test_padding_of_a_context_makes_no_difference():
     """A short context in a program for longer ones, against one of its own length."""
     config, variables = model("t5")
-    ids, mask = (programs("t5")["encode"][2].inputs[name][:1] for name in ("ids", "mask"))
+    ids, mask = (cases("t5")["encode"][2].inputs[name][:1] for name in ("ids", "mask"))
     first = int(np.argmax(mask[0]))
     module = config.module()
     whole = module.apply(variables, ids, mask, method="encode")

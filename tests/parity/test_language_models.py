@@ -5,11 +5,12 @@ import functools
 import numpy as np
 import pytest
 from lm_cases import LANGUAGE_MODELS
-from lm_runs import continuation, programs, reference
+from lm_runs import greedy_run, programs, reference
 
 from lowering import parity
 from lowering.backends.ttnn import check_many
 from lowering.runtime.metrics import compare
+from tests.device.runs import on_host
 
 CHIPS = ("wormhole_b0", "blackhole")
 WITH_EXPERTS = [name for name, config in LANGUAGE_MODELS.items() if config.moe is not None]
@@ -37,7 +38,7 @@ def test_greedy_tokens_are_those_of_flax(name):
     """P1 at every step: float32 throughout, and the arrangement of ops for bfloat16."""
     expected = reference(name).logits
     for policy in ("float32", "bfloat16"):
-        found = continuation(name, policy, "exact", np.zeros(len(expected), bool))
+        found = on_host(greedy_run(name, policy, np.zeros(len(expected), bool)), "exact")
         for logits, wanted in zip(found, expected, strict=True):
             assert parity.within(compare(logits, wanted), "P1", policy)
             assert np.array_equal(np.argmax(logits, axis=-1), np.argmax(wanted, axis=-1))
@@ -48,7 +49,7 @@ def test_rounding(name, policy):
     """P2 at every step; experts are the program's own choice where Flax's was no close one."""
     run = reference(name)
     assert run.decided.mean() > 0.3
-    found = continuation(name, policy, "device", ~run.decided)
+    found = on_host(greedy_run(name, policy, ~run.decided), "device")
     for logits, wanted in zip(found, run.logits, strict=True):
         metrics = compare(logits, wanted)
         assert parity.within(metrics, "P2", policy), metrics
@@ -59,7 +60,7 @@ def test_rounding(name, policy):
 def test_rounding_with_flaxs_choices(name, policy):
     """P2 at every step, with Flax's routing in place of the program's own."""
     expected = reference(name).logits
-    found = continuation(name, policy, "device", np.ones(len(expected), bool))
+    found = on_host(greedy_run(name, policy, np.ones(len(expected), bool)), "device")
     for logits, wanted in zip(found, expected, strict=True):
         metrics = compare(logits, wanted)
         assert parity.within(metrics, "P2", policy), metrics

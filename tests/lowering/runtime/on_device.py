@@ -44,7 +44,7 @@ def kinds(_):
     """What comes back from the device for each dtype, layout and rank."""
     import ttnn
 
-    from lowering.ir import Value
+    from lowering.ir import FLOATS, Value
     from lowering.runtime.tensors import describe, to_device, to_numpy
 
     found = []
@@ -58,11 +58,9 @@ def kinds(_):
                         if shape == () and dtype == "uint16":
                             continue
                         value = Value("v", shape, dtype, layout, memory)
-                        tensor = (
-                            to_device(ttnn, np.zeros(shape), value, device)
-                            if (dtype in ("float32", "bfloat16", "bfloat8_b"))
-                            else to_device(ttnn, np.zeros(shape, int), value, device)
-                        )
+                        array = np.zeros(shape, np.float32 if dtype in FLOATS else np.int32)
+                        array.setflags(write=False)  # as those of JAX are
+                        tensor = to_device(ttnn, array, value, device)
                         back = to_numpy(ttnn, tensor)
                         same = describe(tensor, "v") == value
                         found.append([str(value), same, list(back.shape), str(back.dtype)])
