@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from moejax.interop.checkpoint import DTYPES, Checkpoint, listed
 from moejax.interop.chronos_config import Config, read_config, read_t5, write_config, write_t5
 from moejax.interop.chronos_names import Name, plain_name, published_name, second_name
 from moejax.interop.hub import model_folder
-from moejax.interop.lm.checkpoint import DTYPES, Checkpoint
 from moejax.interop.lm.load import read_fields
 from moejax.interop.lm.save import write_json, write_shards
 from moejax.models.chronos import ChronosModelConfig
@@ -30,7 +30,6 @@ from moejax.models.t5 import T5, T5Config
 Variables = dict[str, Any]
 # copies of the shared table, and a head that is the table too; some files have them
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-_MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def _read(config: Config | T5Config, checkpoint: Checkpoint) -> Variables:
             if not np.isfinite(array).all()
         }
     if broken:
-        raise ValueError(f"weights of {checkpoint.folder} are NaN or infinite: {_listed(broken)}")
+        raise ValueError(f"weights of {checkpoint.folder} are NaN or infinite: {listed(broken)}")
     return {"params": unflatten_dict(flat, sep="/")}
 
 
@@ -188,42 +187,15 @@ def _array(checkpoint: Checkpoint, name: Name) -> np.ndarray:
 
 
 def _check_tensors(config: Config | T5Config, checkpoint: Checkpoint) -> None:
-    tensors = checkpoint.tensors
     shapes = {
         name.tensor: source.tensor_shape(name)
         for source in sources(config).values()
         for name in source.names
     }
-    used = {name: tensors[name] for name in shapes if name in tensors}
-    problems = {
-        "missing": shapes.keys() - tensors.keys(),
-        "unknown": {
-            name for name in tensors.keys() - shapes.keys() if not _is_copy(name, shapes.keys())
-        },
-        "of another shape": {
-            f"{name} has {stored.shape}, the config needs {shapes[name]}"
-            for name, stored in used.items()
-            if stored.shape != shapes[name]
-        },
-        "of another kind": {
-            f"{name} is {stored.dtype}; {', '.join(DTYPES)} can be read"
-            for name, stored in used.items()
-            if stored.dtype not in DTYPES
-        },
-    }
-    found = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(
-            f"the tensors of {checkpoint.folder} do not fit its config.json. {'; '.join(found)}"
-        )
+    checkpoint.require(shapes, lambda name: _is_copy(name, shapes.keys()))
 
 
 def _is_copy(name: str, wanted: Any) -> bool:
     """Whether a tensor repeats the shared table, which a tied model needs once."""
     name = name.removeprefix("model.")
     return name in _COPIES or (name == "lm_head.weight" and name not in wanted)
-
-
-def _listed(names: set[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(sorted(names)[:_MOST_NAMES]) + more

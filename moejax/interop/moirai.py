@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from moejax.interop.checkpoint import DTYPES, Checkpoint, Stored, listed
 from moejax.interop.hub import model_folder
-from moejax.interop.lm.checkpoint import DTYPES, Checkpoint, Stored
 from moejax.interop.lm.load import read_fields
 from moejax.interop.lm.save import write_json, write_shards
 from moejax.interop.moirai_config import read_config, write_config
@@ -41,7 +41,6 @@ _LAYER_NAMES = {
 _EXPERT_NAMES = {"up": "fc1", "gate": "fc_gate", "down": "fc2"}
 # matrices that are published as they are
 _PLAIN = ("attention/variate_bias", "moe/centroids")
-_MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def load_moirai_moe(
     broken: set[str] = set()
     flat = {path: _array(one, checkpoint, broken) for path, one in wanted.items()}
     if broken:
-        raise ValueError(f"weights of {folder} are NaN or infinite: {_listed(broken)}")
+        raise ValueError(f"weights of {folder} are NaN or infinite: {listed(broken)}")
     return config, unflatten_dict(flat, sep="/")
 
 
@@ -172,32 +171,13 @@ def _outer_name(module: str, inner: str) -> str:
 
 
 def _check_tensors(config: MoiraiMoEConfig, checkpoint: Checkpoint) -> None:
-    tensors = checkpoint.tensors
-    shapes = {
-        name: source.tensor_shape(config.num_layers)
-        for source in sources(config).values()
-        for name in source.names
-    }
-    used = {name: tensors[name] for name in shapes if name in tensors}
-    problems = {
-        "missing": shapes.keys() - tensors.keys(),
-        "unknown": tensors.keys() - shapes.keys(),
-        "of another shape": {
-            f"{name} has {stored.shape}, the config needs {shapes[name]}"
-            for name, stored in used.items()
-            if stored.shape != shapes[name]
-        },
-        "of another kind": {
-            f"{name} is {stored.dtype}; {', '.join(DTYPES)} can be read"
-            for name, stored in used.items()
-            if stored.dtype not in DTYPES
-        },
-    }
-    found = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(
-            f"the tensors of {checkpoint.folder} do not fit its config.json. {'; '.join(found)}"
-        )
+    checkpoint.require(
+        {
+            name: source.tensor_shape(config.num_layers)
+            for source in sources(config).values()
+            for name in source.names
+        }
+    )
 
 
 def _array(source: Source, checkpoint: Checkpoint, broken: set[str]) -> Any:
@@ -219,8 +199,3 @@ def _array(source: Source, checkpoint: Checkpoint, broken: set[str]) -> Any:
 
 def _mapped(stored: Stored) -> np.ndarray:
     return np.memmap(stored.path, DTYPES[stored.dtype], "r", stored.offset, stored.shape)
-
-
-def _listed(names: set[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(sorted(names)[:_MOST_NAMES]) + more

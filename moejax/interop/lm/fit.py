@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from moejax.interop.lm.checkpoint import DTYPES, FLOAT8, SCALE, Checkpoint, Stored
+from moejax.interop.checkpoint import Checkpoint, Stored
 from moejax.interop.lm.names import Layout, layouts
 from moejax.models.moe_lm import CausalLM, LMConfig
 
 # The one matrix that published models keep as we do.
 _EMBEDDING = "params/embedding"
-_MOST_NAMES = 20
 _LAYER = re.compile(r"(model\.layers\.(\d+)\.).*")
 
 
@@ -92,32 +91,15 @@ def fit(
         path: max(ways, key=lambda way: way.present(tensors))
         for path, ways in sources(config, family).items()
     }
-    needed = {name: source for source in chosen.values() for name in source.layout.names}
-    used = {name: tensors[name] for name in needed if name in tensors}
-    scales = {name + SCALE for name, stored in used.items() if stored.dtype == FLOAT8}
-    problems = {
-        "missing": (needed.keys() | scales) - tensors.keys(),
-        "unknown": {
-            name
-            for name in tensors.keys() - needed.keys() - scales
-            if not _is_left_out(name, config, tensors, num_extra_layers)
+    checkpoint.require(
+        {
+            name: source.published_shape
+            for source in chosen.values()
+            for name in source.layout.names
         },
-        "of another shape": {
-            f"{name} has {stored.shape}, the config needs {needed[name].published_shape}"
-            for name, stored in used.items()
-            if stored.shape != needed[name].published_shape
-        },
-        "of another kind": {
-            f"{name} is {stored.dtype}; {', '.join(DTYPES)} can be read"
-            for name, stored in used.items()
-            if stored.dtype not in DTYPES
-        },
-    }
-    found = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(
-            f"the tensors of {checkpoint.folder} do not fit its config.json. " + "; ".join(found)
-        )
+        lambda name: _is_left_out(name, config, tensors, num_extra_layers),
+        float8=True,
+    )
     return chosen
 
 
@@ -133,8 +115,3 @@ def _is_left_out(
     # DeepSeek-V3's layers that predict further tokens join two hidden states by eh_proj
     extra = int(layer[2]) < config.num_layers + num_extra_layers
     return extra or f"{layer[1]}eh_proj.weight" in tensors
-
-
-def _listed(names: set[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(sorted(names)[:_MOST_NAMES]) + more

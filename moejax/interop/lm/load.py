@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from moejax.interop.lm.checkpoint import DTYPES, Checkpoint
+from moejax.interop.checkpoint import DTYPES, Checkpoint
 from moejax.interop.lm.dialects import Published
 from moejax.interop.lm.families import family_of, read_config
 from moejax.interop.lm.fit import fit

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from moejax.interop.lm.checkpoint import Checkpoint
+from moejax.interop.checkpoint import Checkpoint
 from moejax.interop.lm.fit import Source
 
 Sharding = jax.sharding.Sharding

@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from moejax.interop.lm.checkpoint import INDEX
+from moejax.interop.checkpoint import INDEX
 from moejax.interop.lm.fit import sources, variable_shapes
 from moejax.interop.lm.publish import publish_config
 from moejax.models.moe_lm import LMConfig

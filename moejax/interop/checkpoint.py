@@ -5,7 +5,7 @@ than that piece: of a mapping of the whole file every page that was read counts.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ INDEX = "model.safetensors.index.json"
 # float8 weights have a tensor of scales beside them, one a block of so many rows and columns.
 SCALE = "_scale_inv"
 BLOCK = (128, 128)
+_MOST_NAMES = 20
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -76,6 +77,44 @@ class Checkpoint:
         )
         return found.astype(np.float32) * scales[row_blocks][:, column_blocks]
 
+    def require(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        spare: Callable[[str], bool] = lambda name: False,
+        *,
+        float8: bool = False,
+    ) -> None:
+        """ValueError that lists the tensors that are missing, unknown, of another shape or dtype.
+
+        `shapes`: of those that a model needs; `spare(name)`: whether another may be there as well;
+        `float8`: whether the caller reads float8 weights, which need their scales.
+        """
+        used = {name: self.tensors[name] for name in shapes if name in self.tensors}
+        kinds = [kind for kind in DTYPES if float8 or kind != FLOAT8]
+        scales = {
+            name + SCALE for name, stored in used.items() if float8 and stored.dtype == FLOAT8
+        }
+        others = self.tensors.keys() - shapes.keys() - scales
+        problems = {
+            "missing": (shapes.keys() | scales) - self.tensors.keys(),
+            "unknown": {name for name in others if not spare(name)},
+            "of another shape": {
+                f"{name} has {stored.shape}, the config needs {shapes[name]}"
+                for name, stored in used.items()
+                if stored.shape != shapes[name]
+            },
+            "of another kind": {
+                f"{name} is {stored.dtype}; {', '.join(kinds)} can be read"
+                for name, stored in used.items()
+                if stored.dtype not in kinds
+            },
+        }
+        found = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
+        if found:
+            raise ValueError(
+                f"the tensors of {self.folder} do not fit its config.json. {'; '.join(found)}"
+            )
+
     def item_size(self, name: str) -> int:
         """Bytes of an entry."""
         return DTYPES[self.tensors[name].dtype].itemsize
@@ -85,6 +124,12 @@ class Checkpoint:
         stored = self.tensors[name]
         num_rows = int(np.prod(stored.shape[:-1] or stored.shape))
         return max(most_bytes * num_rows // max(stored.size, 1), 1)
+
+
+def listed(names: set[str]) -> str:
+    """The names in order, as many as a message can hold."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(sorted(names)[:_MOST_NAMES]) + more
 
 
 def weight_files(folder: Path) -> list[Path]:
