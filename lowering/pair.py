@@ -9,8 +9,6 @@ The names of head and programs are those of the runtime that reads them.
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +19,7 @@ from lowering.api import Lowered, lower_graph_of
 from lowering.exporter import REPORT, Check, require_ttnn, write_export
 from lowering.ir import Arch, Policy, Program
 from lowering.runtime.folder import WEIGHTS, Sample
+from lowering.save import replacing_folder
 from lowering.trace import trace
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -50,9 +49,7 @@ def export_pair(
     if folder.exists() and any(folder.iterdir()) and not (folder / head_name).is_file():
         raise ValueError(f"{folder} holds files but no lowered model; choose another folder")
     lowered = lower_calls(functions, params, state, samples, name=name, policy=policy)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replacing_folder(folder) as scratch:
         programs = [lowered[part][arch].program for part in functions]
         options = {"check": check, "model": model, "together": programs}
         reports = {
@@ -62,13 +59,6 @@ def export_pair(
         _store_once(*(scratch / part / WEIGHTS for part in functions))
         (scratch / head_name).write_text(json.dumps(content, indent=1))
         (scratch / REPORT).write_text(json.dumps(reports, indent=1))
-        scratch.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return reports
 
 

@@ -1,11 +1,12 @@
 """Writes a program as a folder: ops, weights, sample, generated module, hashes."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,7 @@ def save(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} holds files but no lowered program; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replacing_folder(folder) as scratch:
         (scratch / PROGRAM).write_text(json.dumps(to_json(program), indent=1))
         weights = [_stored_weights(each) for each in (program, *together)]
         save_file({k: v for each in weights for k, v in each.items()}, scratch / WEIGHTS)
@@ -52,14 +51,22 @@ def save(
         (scratch / MODULE).write_text(generate(program))
         manifest = _manifest(program, scratch, model or {}, tolerances or {})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    return folder
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `folder` when the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield scratch
         scratch.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         scratch.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return folder
 
 
 def _stored_weights(program: Program) -> dict[str, np.ndarray]:
