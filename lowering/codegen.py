@@ -25,15 +25,21 @@ import numpy as np
 import safetensors
 import ttnn
 
-PRECISE = ttnn.WormholeComputeKernelConfig(
-    math_fidelity=ttnn.MathFidelity.HiFi4,
-    math_approx_mode=False,
-    fp32_dest_acc_en=True,
-    packer_l1_acc=True,
-)
-
 L1, DRAM = ttnn.L1_MEMORY_CONFIG, ttnn.DRAM_MEMORY_CONFIG
 TILE, ROWS = ttnn.TILE_LAYOUT, ttnn.ROW_MAJOR_LAYOUT
+
+
+def precise(fidelity):
+    """float32 accumulation and no approximate functions."""
+    return ttnn.WormholeComputeKernelConfig(
+        math_fidelity=fidelity,
+        math_approx_mode=False,
+        fp32_dest_acc_en=True,
+        packer_l1_acc=True,
+    )
+
+
+HIFI3, HIFI4 = precise(ttnn.MathFidelity.HiFi3), precise(ttnn.MathFidelity.HiFi4)
 
 
 def shared_operand(size, **sizes):
@@ -215,8 +221,8 @@ def _token(token: Token, resident: Mapping[str, str]) -> str:
             return f"[{', '.join(kinds)}]"
         case calls.FullGrid():
             return "grid"
-        case calls.PreciseConfig():
-            return "PRECISE"
+        case calls.ComputeConfig(fidelity):
+            return fidelity.upper()
         case calls.ProgramConfig(fields, cores):
             size = f"ttnn.CoreCoord{cores}" if cores else "size"
             sizes = ", ".join(f"{key}={value!r}" for key, value in fields.items())

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lowering.ir import TILE, Arch, Op, Program, Value
-from lowering.ops import OPS
+from lowering.ops import OPS, fidelity
 
 
 def _assume(value: float, unit: str, why: str) -> Any:
@@ -28,7 +28,7 @@ class Chip:
     dram_gb_per_s: float
     dram_efficiency: float = _assume(0.7, "", "reachable share of the DRAM's nominal rate")
     matmul_flops_per_cycle: float = _assume(
-        1024, "per core", "4096 at one pass; full precision (HiFi4) takes four passes"
+        4096, "per core and pass", "of one pass; HiFi3 takes three of them, HiFi4 four"
     )
     vector_lanes: float = _assume(32, "per core", "elementwise steps a cycle of the vector unit")
     network_bytes_per_cycle: float = _assume(
@@ -65,6 +65,7 @@ CHIPS: dict[Arch, Chip] = {
 # sequences a second and milliseconds that the project aims for
 TARGETS: tuple[tuple[float, float], ...] = ((200, 30), (800, 15))
 
+PASSES = {None: 1, "LoFi": 1, "HiFi2": 2, "HiFi3": 3, "HiFi4": 4}  # of the multipliers
 MATMULS = ("matmul", "linear", "sparse_matmul")
 ATTENTION = ("scaled_dot_product_attention", "scaled_dot_product_attention_decode")
 # fmt: off
@@ -195,7 +196,7 @@ def op_cost(
         moving = cores[-1:] if op.name == "sparse_matmul" else cores
         used = max(1, min(min(moving), chip.cores))
         cycles = chip.clock_ghz * 1e3
-        slowest["arithmetic"] = _cycles(op, operands, chip) / used / cycles
+        slowest["arithmetic"] = _cycles(op, values, chip) / used / cycles
         slowest["network"] = sum(
             (read + written) / max(1, count) / chip.network_bytes_per_cycle / cycles
             for count in moving
@@ -256,17 +257,20 @@ def _inner(op: Op, operands: Sequence[Value]) -> int:
     return shape[-2] if op.attrs.get("transpose_a") else shape[-1]
 
 
-def _cycles(op: Op, operands: Sequence[Value], chip: Chip) -> float:
+def _cycles(op: Op, values: Mapping[str, Value], chip: Chip) -> float:
     """Core cycles of the arithmetic, on padded tiles."""
+    operands = [values[name] for name in op.inputs]
+    passes = PASSES[fidelity(op, values)]
     out = math.prod(op.outputs[0].padded_shape())
     if op.name in MATMULS:
         inner = -(-_inner(op, operands) // TILE) * TILE
-        return 2 * out * inner / chip.matmul_flops_per_cycle
+        return passes * 2 * out * inner / chip.matmul_flops_per_cycle
     if op.name in ATTENTION:
         keys = operands[1].padded_shape()[2]
         scores = out // op.outputs[0].padded_shape()[3] * keys
-        return 4 * out * keys / chip.matmul_flops_per_cycle + (
-            scores * STEPS["softmax"] / chip.vector_lanes
+        return (
+            passes * 4 * out * keys / chip.matmul_flops_per_cycle
+            + scores * STEPS["softmax"] / chip.vector_lanes
         )
     if op.name in MOVES:
         return 0.0

@@ -7,12 +7,13 @@ the reference backend (names). Standard library only.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lowering import infer_shapes as shape
 from lowering.infer_shapes import Typed
 from lowering.ir import FLOATS, Layout, Memory, Op, Value
 
+Fidelity = Literal["LoFi", "HiFi2", "HiFi3", "HiFi4"]
 Infer = Callable[[Sequence[Value], Mapping[str, Any]], list[Typed]]
 
 
@@ -187,6 +188,19 @@ def infer(name: str, values: Sequence[Value], attrs: Mapping[str, Any]) -> list[
     if not low <= len(values) <= high:
         raise ValueError(f"op {name!r} takes {low} to {high} tensors, got {len(values)}")
     return spec.infer(values, attrs)
+
+
+def fidelity(op: Op, values: Mapping[str, Value]) -> Fidelity | None:
+    """How exactly an op multiplies; None for one that takes no compute config.
+
+    The multipliers take high and low halves of mantissas, a pass for each pair. Without the fourth
+    pass, low by low, bfloat16 results are as good; without the third their error is up to four
+    times as large (docs/device_parity.md, "Math fidelity").
+    """
+    if not OPS[op.name].compute:
+        return None
+    seen = (*(values[name] for name in op.inputs), *op.outputs)
+    return "HiFi4" if any(value.dtype == "float32" for value in seen) else "HiFi3"
 
 
 def is_float(value: Value) -> bool:

@@ -3,12 +3,13 @@
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from lowering.backends.ttnn import MockReport, check_mock
 from lowering.codegen import call_text
 from lowering.cost import Estimate, estimate
 from lowering.ir import Arch, Program
+from lowering.ops import Fidelity, fidelity
 
 MOCK_LIMITS = (
     "A mock device runs ttnn's own validation, program creation and allocators. It computes no"
@@ -40,6 +41,7 @@ def make_report(
         "arch": program.arch,
         "batch": batch,
         **{key: value for key, value in own.items() if key not in ("throughput", "errors")},
+        "compute": _compute(program),
         "op_counts": dict(Counter(op.name for op in program.ops).most_common()),
         "chips": chips,
         "ops": _ops(program, reports[program.arch], estimates[program.arch]),
@@ -98,6 +100,17 @@ def _ops(program: Program, report: MockReport | None, cost: Estimate) -> list[di
             }
         )
     return rows
+
+
+def _compute(program: Program) -> dict[str, Any]:
+    """The compute configs: how many ops have each math fidelity, and what holds for all of them."""
+    values = program.values()
+    chosen = Counter(fidelity(op, values) for op in program.ops)
+    return {
+        "math_fidelity": {name: chosen[name] for name in get_args(Fidelity) if chosen[name]},
+        "accumulation": "float32",
+        "approximate": False,
+    }
 
 
 def _notes(program: Program) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowering.ir import TILE, Op, Value
-from lowering.ops import OPS
+from lowering.ops import OPS, Fidelity, fidelity
 
 # ops whose function in ttnn has another name
 FUNCTIONS: dict[str, str] = {
@@ -85,8 +85,10 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PreciseConfig:
-    """The compute config of full precision: HiFi4, float32 accumulation, no approximations."""
+class ComputeConfig:
+    """A compute config of some math fidelity: float32 accumulation, no approximations."""
+
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ Token = (
     | LayoutName
     | Activations
     | FullGrid
-    | PreciseConfig
+    | ComputeConfig
     | ProgramConfig
     | AttentionConfig
     | MemoryName
@@ -151,8 +153,8 @@ def make_call(op: Op, values: Mapping[str, Value]) -> Call:
     keywords |= {
         key: _attr(key, value) for key, value in op.attrs.items() if key not in spec.positional
     }
-    if spec.compute:
-        keywords["compute_kernel_config"] = PreciseConfig()
+    if (passes := fidelity(op, values)) is not None:
+        keywords["compute_kernel_config"] = ComputeConfig(passes)
     if op.outputs[0].memory == "rows":
         *lead, height, width = op.outputs[0].padded_shape()
         keywords["memory_config"] = Rows(math.prod(lead) * height // TILE, TILE, width)

@@ -2,11 +2,12 @@
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from lowering.ir import Op, Program, Value
+from lowering.ops import Fidelity
 from lowering.runtime import calls
 from lowering.runtime.calls import Call, Token, make_call
 from lowering.runtime.devices import arch_name, import_ttnn
@@ -30,11 +31,13 @@ class Session:
         weights: Mapping[str, np.ndarray],
         device: Any,
         shared: "Session | None" = None,
+        fidelity: Fidelity | None = None,
     ):
         """Checks the program and uploads the weights; ValueError for a weight that is missing, and
         for a device that is another chip than the program's.
 
         `shared`: a session whose weights and state of the same name serve this one as well.
+        `fidelity`: of every op that multiplies, instead of its own: fewer passes are faster.
         """
         ttnn = import_ttnn()
         verify(program)
@@ -49,7 +52,7 @@ class Session:
         self.program = program
         self.device = device
         self._ttnn = ttnn
-        self._caller = Caller(ttnn, device)
+        self._caller = Caller(ttnn, device, fidelity)
         known = program.values()
         self._calls = [make_call(op, known) for op in program.ops]
         there = shared.resident if shared is not None else {}
@@ -119,9 +122,11 @@ class Session:
 class Caller:
     """Performs calls on one device."""
 
-    def __init__(self, ttnn: Any, device: Any):
+    def __init__(self, ttnn: Any, device: Any, fidelity: Fidelity | None = None):
         self._ttnn = ttnn
-        self._precise = precise_config(ttnn)
+        self._configs = {
+            name: compute_config(ttnn, fidelity or name) for name in get_args(Fidelity)
+        }
         self._size = device.compute_with_storage_grid_size()
         self._grid = ttnn.CoreGrid(y=self._size.y, x=self._size.x)
 
@@ -151,8 +156,8 @@ class Caller:
                 return [ttnn.UnaryWithParam(kind) for kind in kinds]
             case calls.FullGrid():
                 return self._grid
-            case calls.PreciseConfig():
-                return self._precise
+            case calls.ComputeConfig(fidelity):
+                return self._configs[fidelity]
             case calls.ProgramConfig(fields, cores):
                 size = ttnn.CoreCoord(*cores) if cores else self._size
                 return ttnn.MatmulMultiCoreReuseMultiCast1DProgramConfig(
@@ -168,10 +173,10 @@ class Caller:
                 return rows_on_cores(ttnn, self._size, count, height, width)
 
 
-def precise_config(ttnn: Any) -> Any:
-    """Full-precision multiplies, float32 accumulation, no approximate functions (either chip)."""
+def compute_config(ttnn: Any, fidelity: Fidelity) -> Any:
+    """float32 accumulation and no approximate functions (either chip)."""
     return ttnn.WormholeComputeKernelConfig(
-        math_fidelity=ttnn.MathFidelity.HiFi4,
+        math_fidelity=getattr(ttnn.MathFidelity, fidelity),
         math_approx_mode=False,
         fp32_dest_acc_en=True,
         packer_l1_acc=True,

@@ -16,6 +16,7 @@ import numpy as np
 from lowering.backends.reference import HostSession, Mode
 from lowering.ir import Program
 from lowering.isolate import Outcome, each
+from lowering.ops import Fidelity
 from lowering.runtime.devices import open_device
 from lowering.runtime.executor import Session
 from lowering.runtime.metrics import Metrics, compare
@@ -36,13 +37,14 @@ class Call:
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """Calls in order. Programs share weights and state of one name; `before` and `after`: the
-    state.
+    state; `fidelity`: of every op that multiplies, instead of its own.
     """
 
     programs: Mapping[str, Program]
     calls: Sequence[Call]
     before: Mapping[str, np.ndarray] = field(default_factory=dict)
     after: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
 
     def expected(self) -> Results:
         """What JAX computes."""
@@ -111,14 +113,16 @@ def perform(run: Run, open_session: Callable[[Program, Any], Any]) -> Results:
     return results + [state[name] for name in run.after]
 
 
+def _sessions(device: Any, fidelity: Fidelity | None) -> Callable[[Program, Any], Session]:
+    return lambda program, first: Session(program, program.arrays, device, first, fidelity)
+
+
 def perform_all(paths: Sequence[str]) -> Iterator[float | None]:
     """The child's side: leaves results beside each pickled run; yields seconds."""
     with open_device() as device:
         yield None
         for path in map(Path, paths):
             run, start = pickle.loads(path.read_bytes()), time.perf_counter()
-            results = perform(
-                run, lambda program, first: Session(program, program.arrays, device, first)
-            )
+            results = perform(run, _sessions(device, run.fidelity))
             path.with_suffix(".out").write_bytes(pickle.dumps(results))
             yield time.perf_counter() - start

@@ -8,7 +8,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 LEAST = 1e-6  # an error of which a ratio says something
-SECTIONS = ("Programs", "Regions", "Ops")
+SECTIONS = ("Programs", "Math fidelity", "Regions", "Ops")
 COLUMNS = ("", "policy", "PCC", "relative L2", "predicted", "ratio", "max abs", "s")
 HEAD = """# What the device computes, measured
 

@@ -81,6 +81,7 @@ def test_report(made):
         assert chip["host_ops"] == 0
         assert chip["flops"] > 2 * 6 * 20 * 32
         assert chip["throughput"]["estimate"] is True
+    assert report["compute"]["math_fidelity"].keys() == {"HiFi3"}  # nothing in it is float32
     assert report["device_programs"] == sum(len(op["programs"]) for op in report["ops"])
     assert [row["level"] for row in report["parity"]] == ["P1", "P2"]
     assert all(row["ok"] for row in report["parity"])

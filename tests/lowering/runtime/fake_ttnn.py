@@ -18,7 +18,7 @@ float32, bfloat16, bfloat8_b, bfloat4_b, int32, uint32, uint16 = (
 )
 L1_MEMORY_CONFIG = SimpleNamespace(buffer_type="BufferType.L1")
 DRAM_MEMORY_CONFIG = SimpleNamespace(buffer_type="BufferType.DRAM")
-MathFidelity = SimpleNamespace(HiFi4="HiFi4")
+MathFidelity = SimpleNamespace(**{name: name for name in ("LoFi", "HiFi2", "HiFi3", "HiFi4")})
 UnaryOpType = SimpleNamespace(RELU="relu")
 
 

@@ -3,14 +3,15 @@
 import pytest
 
 from lowering.ir import Op, Value
+from lowering.ops import fidelity
 from lowering.runtime.calls import (
     Activations,
+    ComputeConfig,
     Constant,
     DTypeName,
     FullGrid,
     LayoutName,
     MemoryName,
-    PreciseConfig,
     Tensor,
     Tensors,
     make_call,
@@ -25,6 +26,24 @@ def known(*names, l1=()):
         name: Value(name, (2, 2), "float32", memory="l1" if name in l1 else "dram")
         for name in names
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes", "result", "expected"),
+    [
+        ("matmul", ("bfloat16", "bfloat16"), "bfloat16", "HiFi3"),
+        ("matmul", ("bfloat16", "bfloat8_b"), "bfloat16", "HiFi3"),
+        ("matmul", ("bfloat16", "bfloat16"), "float32", "HiFi4"),
+        ("matmul", ("bfloat16", "float32"), "bfloat16", "HiFi4"),
+        ("softmax", ("bfloat16",), "bfloat16", "HiFi3"),
+        ("softmax", ("float32",), "float32", "HiFi4"),
+        ("add", ("float32", "float32"), "float32", None),
+    ],
+)
+def test_fourth_pass_of_the_multipliers_is_for_float32(name, dtypes, result, expected):
+    values = {f"x{i}": Value(f"x{i}", (2, 2), dtype) for i, dtype in enumerate(dtypes)}
+    op = Op(name, tuple(values), (Value("y", (2, 2), result),))
+    assert fidelity(op, values) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,7 +63,7 @@ def known(*names, l1=()):
                 "bias": Tensor("c"),
                 "core_grid": FullGrid(),
                 "dtype": DTypeName("bfloat16"),
-                "compute_kernel_config": PreciseConfig(),
+                "compute_kernel_config": ComputeConfig("HiFi4"),
             },
         ),
         (
@@ -59,7 +78,7 @@ def known(*names, l1=()):
                 "weight": Tensor("b"),
                 "bias": Tensor("c"),
                 "epsilon": Constant(1e-6),
-                "compute_kernel_config": PreciseConfig(),
+                "compute_kernel_config": ComputeConfig("HiFi4"),
             },
         ),
         (
