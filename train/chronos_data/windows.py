@@ -19,8 +19,7 @@ from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_synth
 from train.chronos_data.seasonal_synth import seasonal_synth
 from train.data import PARTS, Part
-from train.moirai_data.config import MixtureConfig
-from train.moirai_data.sets import SeriesSet, load_sets
+from train.series_sets.sets import SeriesSet, load_sets
 
 Arrays = dict[str, Any]
 
@@ -68,17 +67,7 @@ class _Place:
 
 def load_windows(config: WindowConfig) -> WindowSet:
     """The sets of a config, and the rows planned from them. ValueError where nothing fits."""
-    sets, notes = load_sets(
-        MixtureConfig(
-            sources=config.sources,
-            csv=config.csv,
-            date_column=config.date_column,
-            item_column=config.item_column,
-            separator=config.separator,
-            columns=config.columns,
-            allow_download=config.allow_download,
-        )
-    )
+    sets, notes = load_sets(config)
     notes += [note for one in sets for note in one.notes]
     series, groups = _places(config, sets)
     rng = np.random.default_rng(config.seed)

@@ -10,7 +10,7 @@ import numpy as np
 from moejax.forecasting.series import Forecaster
 from train.data import Part
 from train.forecasts.score import HeldOut, held_out, joined, score, score_naive
-from train.moirai_data.config import CSV
+from train.series_sets.config import CSV, SetsConfig
 from train.step import Scorer
 from train.workdir import dump, write_text
 
@@ -37,11 +37,8 @@ class ForecastEvaluation:
         return dump(vars(self))
 
 
-def windows_of(data: Any, config: Any, part: Part = "test") -> list[HeldOut]:
-    """The held-out windows of the sets of data that `config.score` names; of a CSV all series.
-
-    `config` is a MixtureConfig or a WindowConfig.
-    """
+def windows_of(data: Any, config: SetsConfig, part: Part = "test") -> list[HeldOut]:
+    """The held-out windows of the sets of data that `config.score` names; of a CSV all series."""
     wanted = [one for one in data.sets if one.name in config.score or one.name == CSV]
     rows = {id(one): getattr(one.splits, part) for one in wanted}
     wanted = [one for one in wanted if np.ptp(rows[id(one)]) >= config.horizon]

@@ -1,1 +1,1 @@
-"""Many series as rows of patches: the sets they come from, a generator, the packing."""
+"""What MOIRAI-MoE is trained on: rows of patches packed from many series, and a generator."""

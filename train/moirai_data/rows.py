@@ -15,8 +15,9 @@ import numpy as np
 from moejax.forecasting.missing import causal_mean
 from moejax.models.moirai_moe import Tokens
 from train.data import PARTS, Part
-from train.moirai_data.config import MixtureConfig
-from train.moirai_data.sets import SeriesSet, load_sets
+from train.moirai_data.config import SYNTHETIC, MixtureConfig
+from train.moirai_data.synthetic import synthetic
+from train.series_sets.sets import SeriesSet, drawn_set, load_sets
 
 FIELDS = ("start", "sample_id", "time_id", "variate_id", "prediction_mask", "patch_size")
 # the parts' plans differ also where the seed is the same
@@ -74,7 +75,11 @@ class PackedSeries:
 
 def pack_series(config: MixtureConfig, patch_sizes: tuple[int, ...]) -> PackedSeries:
     """Load the sets of a mixture and plan its rows; ValueError for every problem with the data."""
-    sets, notes = load_sets(config)
+    sets, notes = load_sets(
+        config,
+        multivariate=config.multivariate > 0,
+        generators={SYNTHETIC: lambda: _synthetic(config)},
+    )
     sets, short = _long_enough(sets, min(patch_sizes))
     width = max(patch_sizes)
     store = make_store(sets, width)
@@ -226,6 +231,11 @@ def _training_spans(
                 spans.append(span)
                 place += drawn.count
     return spans
+
+
+def _synthetic(config: MixtureConfig) -> SeriesSet:
+    values = synthetic(config.synthetic_series, config.synthetic_steps, config.seed)
+    return drawn_set(SYNTHETIC, values, season=24)
 
 
 def _chances(config: MixtureConfig, sets: list[SeriesSet]) -> np.ndarray:

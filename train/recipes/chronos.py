@@ -112,7 +112,15 @@ def chronos_finetune() -> ChronosRun:
     return replace(
         base,
         recipe="chronos_finetune",
-        data=replace(base.data, kernel_share=0.0, seasonal_share=0.0, mixup=1, rows=4096),
+        data=replace(
+            base.data,
+            weights=(),
+            kernel_share=0.0,
+            seasonal_share=0.0,
+            mixup=1,
+            min_past=60,
+            rows=4096,
+        ),
         training=ChronosTraining(),
         optim=_optim(learning_rate=1e-4),
         loop=_loop(epochs=5, steps_per_epoch=40, batch_size=16),

@@ -98,7 +98,7 @@ def test_tokens_are_those_of_the_tokenizer():
     ("options", "message"),
     [
         ({"min_past": 50, "context": 40}, "data.min_past is 50"),
-        ({"weights": (1.0,)}, "data.weights has 1 numbers"),
+        ({"weights": (1.0,)}, "data.weights holds 1 numbers"),
         ({"drop": 1.5}, "data.drop"),
         ({"horizon": 0}, "data.horizon is 0"),
     ],

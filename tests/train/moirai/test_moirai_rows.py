@@ -13,8 +13,8 @@ from train.data import Splits
 from train.moirai_data import rows as packed
 from train.moirai_data.config import MixtureConfig
 from train.moirai_data.rows import cut, make_store, pack_series
-from train.moirai_data.sets import SeriesSet, season_of
 from train.moirai_data.synthetic import synthetic
+from train.series_sets.sets import SeriesSet, season_of
 
 CONFIG = MixtureConfig(
     sources=("synthetic",),
@@ -47,7 +47,7 @@ def one_set(rows=120, columns=5, name="synthetic", missing=0.1):
 
 def pack(monkeypatch, config=CONFIG, sets=None, sizes=(4,)):
     sets = sets or [one_set()]
-    monkeypatch.setattr(packed, "load_sets", lambda _: (sets, []))
+    monkeypatch.setattr(packed, "load_sets", lambda *_, **__: (sets, []))
     return pack_series(config, sizes)
 
 

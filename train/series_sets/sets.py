@@ -1,5 +1,6 @@
-"""Sets of series for a mixture: values with their missing cells, the parts in time, the season."""
+"""Sets of series: values with their missing cells, the parts in time, the season."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,13 @@ from train.data import DataConfig, Splits
 from train.forecasts.columns import ColumnOptions
 from train.forecasts.csv import read_csv
 from train.forecasts.time_axis import season_length
-from train.moirai_data.config import CSV, SYNTHETIC, MixtureConfig
-from train.moirai_data.synthetic import synthetic
+from train.series_sets.config import CSV, SetsConfig
 from train.sources import load_ettm1_head, load_series
 from train.tables import Series
 
 SENTINEL = -9999.0
 MONTHS = ("etth1", "etth2")
-WHOLLY_TRAINED = ("ettm1_head", SYNTHETIC)
+HEAD = "ettm1_head"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,35 @@ def season_of(step_seconds: float) -> int:
     return 12 if 28 * 86400 <= step_seconds <= 31 * 86400 else 1
 
 
-def load_sets(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
-    """The sets of a mixture that are to be had, and notes on those that are not.
+def drawn_set(name: str, values: np.ndarray, season: int) -> SeriesSet:
+    """Series [N, C] from a generator, all of them for training."""
+    return SeriesSet(
+        name=name,
+        values=values,
+        columns=tuple(str(i) for i in range(values.shape[1])),
+        splits=_all_training(len(values)),
+        season=season,
+        source="generator",
+    )
 
-    ValueError when none is there, and for every problem with the user's own file.
+
+def load_sets(
+    config: SetsConfig,
+    *,
+    multivariate: bool = False,
+    generators: Mapping[str, Callable[[], SeriesSet]] | None = None,
+) -> tuple[list[SeriesSet], list[str]]:
+    """The sets of a config that are to be had, and notes on those that are not.
+
+    `multivariate`: columns of one item of the user's file stay together. `generators`: by name, of
+    sources that are no data. ValueError when none is there, and for every problem with the file.
     """
     if config.csv:
-        return _own(config)
+        return _own(config, multivariate)
     sets, notes = [], []
     for name in config.sources:
-        found = _named(name, config)
+        make = (generators or {}).get(name)
+        found = make() if make else _named(name, config)
         if isinstance(found, SeriesSet):
             sets.append(found)
         else:
@@ -70,19 +89,9 @@ def load_sets(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
     return sets, notes
 
 
-def _named(name: str, config: MixtureConfig) -> SeriesSet | str:
+def _named(name: str, config: SetsConfig) -> SeriesSet | str:
     """A set by name, or why it is not there."""
-    if name == SYNTHETIC:
-        values = synthetic(config.synthetic_series, config.synthetic_steps, config.seed)
-        return SeriesSet(
-            name=name,
-            values=values,
-            columns=tuple(str(i) for i in range(values.shape[1])),
-            splits=_all_training(len(values)),
-            season=24,
-            source="generator",
-        )
-    if name == "ettm1_head":
+    if name == HEAD:
         series = load_ettm1_head()
         if series is None:
             return "ettm1_head is left out: MOEJAX_DATA names no folder with ETTm1_head.csv(.gz)"
@@ -95,7 +104,7 @@ def _named(name: str, config: MixtureConfig) -> SeriesSet | str:
 
 def _set(name: str, series: Series) -> SeriesSet:
     rows = series.num_rows
-    if name in WHOLLY_TRAINED:
+    if name == HEAD:
         splits = _all_training(rows)
     elif name in MONTHS:
         splits = Splits.months(rows, 24)
@@ -118,13 +127,13 @@ def _set(name: str, series: Series) -> SeriesSet:
     )
 
 
-def _own(config: MixtureConfig) -> tuple[list[SeriesSet], list[str]]:
+def _own(config: SetsConfig, multivariate: bool) -> tuple[list[SeriesSet], list[str]]:
     """The series of the user's CSV, wide or long, each split in time by itself."""
     options = ColumnOptions(
         item=config.item_column,
         timestamp=config.date_column,
         targets=config.columns,
-        multivariate=config.multivariate > 0,
+        multivariate=multivariate,
     )
     table = read_csv(config.csv, options, 1, separator=config.separator)
     sets = [

@@ -1,0 +1,1 @@
+"""Sets of series that forecasters are trained on: which there are, and their parts in time."""
