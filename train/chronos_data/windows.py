@@ -26,10 +26,14 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSet:
-    """Series, and plans of rows by part: `indices` are their numbers in `plans`."""
+    """Series, and plans of rows by part: `indices` are their numbers in `plans`.
+
+    The first `num_given` values are data, the others were drawn.
+    """
 
     sets: list[SeriesSet]
     values: np.ndarray
+    num_given: int
     plans: dict[str, np.ndarray]
     indices: dict[str, np.ndarray]
     notes: tuple[str, ...]
@@ -50,8 +54,8 @@ class WindowSet:
         return {"values": self.values, **self.plans}
 
     def fingerprint(self) -> str:
-        """Identifies values and plans."""
-        found = hashlib.sha256(self.values.tobytes())
+        """Identifies data and plans. Drawn series follow from the config, up to rounding."""
+        found = hashlib.sha256(self.values[: self.num_given].tobytes())
         for name in sorted(self.plans):
             found.update(self.plans[name].tobytes())
         return found.hexdigest()
@@ -77,6 +81,7 @@ def load_windows(config: WindowConfig) -> WindowSet:
     return WindowSet(
         sets=sets,
         values=np.concatenate(series).astype(np.float32),
+        num_given=sum(one.num_columns * (config.context + one.num_rows) for one in sets),
         plans={name: np.concatenate([plans[p][name] for p in PARTS]) for name in plans["train"]},
         indices={
             part: np.arange(starts[i], starts[i + 1], dtype=np.int32)

@@ -67,7 +67,7 @@ def chronos_debug() -> ChronosRun:
 
 
 def chronos_tiny() -> ChronosRun:
-    """A small dense Chronos on ETT, weather, temperatures and drawn series.
+    """A small dense Chronos on ETT, weather, temperatures and drawn series; 55 CPU minutes.
 
     moejax train chronos_tiny
     """
@@ -81,18 +81,19 @@ def chronos_tiny() -> ChronosRun:
             kernel_share=0.02,
             seasonal_share=0.4,
             kernel_steps=512,
+            min_past=96,
             rows=1 << 17,
             windows=20,
             samples=50,
         ),
         training=ChronosTraining(smooth_tokens=True),
         optim=_optim(learning_rate=2e-3, position_rate=30.0),
-        loop=_loop(epochs=13, steps_per_epoch=1000, batch_size=16),
+        loop=_loop(epochs=16, steps_per_epoch=1000, batch_size=16),
     )
 
 
 def chronos_moe_tiny() -> ChronosRun:
-    """chronos_tiny with four experts behind it, two a series.
+    """chronos_tiny with four experts behind it, two a series; 61 CPU minutes.
 
     moejax train chronos_moe_tiny
     The other architecture: --set model.chronos.moe_architecture=expert_only

@@ -8,6 +8,7 @@ import pytest
 from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
 from moejax.models.chronos_config import ChronosConfig
 from moejax.models.chronos_losses import IGNORED
+from train.chronos_data import windows
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_bank, kernel_synth
 from train.chronos_data.seasonal_synth import seasonal_synth
@@ -37,6 +38,21 @@ def found(tmp_path_factory):
         mixup=2,
     )
     return config, load_windows(config)
+
+
+def test_fingerprint_is_of_the_data_not_of_what_was_drawn(monkeypatch):
+    """How a series is drawn ends in products whose rounding depends on the number of threads."""
+    config = WindowConfig(
+        sources=("temperatures",), kernel_series=2, kernel_steps=600, kernel_share=0.5, rows=8
+    )
+    one = load_windows(config)
+    assert 0 < one.num_given < len(one.values)
+    monkeypatch.setattr(windows, "kernel_synth", lambda *sizes: kernel_synth(*sizes) * (1 + 1e-6))
+    again = load_windows(config)
+    assert not np.array_equal(one.values, again.values, equal_nan=True)
+    assert one.fingerprint() == again.fingerprint()
+    one.values[one.num_given - 1] += 1
+    assert one.fingerprint() != again.fingerprint()
 
 
 def test_drawn_series_are_those_of_their_seed():
