@@ -36,6 +36,20 @@ def test_callback_sees_every_op_with_its_results(fake, small):
     ]
 
 
+@pytest.mark.parametrize(("fidelity", "expected"), [(None, "HiFi4"), ("HiFi2", "HiFi2")])
+def test_another_fidelity_serves_every_op(fake, small, monkeypatch, fidelity, expected):
+    seen, linear = [], fake.linear
+
+    def spy(*operands, compute_kernel_config, **rest):
+        seen.append(compute_kernel_config["math_fidelity"])
+        return linear(*operands, compute_kernel_config=compute_kernel_config, **rest)
+
+    monkeypatch.setattr(fake, "linear", spy)
+    with open_device() as device:
+        Session(small.program, small.weights, device, fidelity=fidelity).run(small.batch(0))
+    assert seen == [expected]
+
+
 def test_weights_go_where_the_program_says(fake, small):
     with open_device() as device:
         session = Session(small.program, small.weights, device)
