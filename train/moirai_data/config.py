@@ -49,3 +49,6 @@ class MixtureConfig(SetsConfig):
             raise ValueError(
                 f"data.scaler_share is {self.scaler_share}; give the least and the most, in (0, 1)"
             )
+
+    def _num_weighted(self) -> int:
+        return 1 if self.csv else super()._num_weighted()

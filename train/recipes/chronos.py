@@ -114,13 +114,7 @@ def chronos_finetune() -> ChronosRun:
         base,
         recipe="chronos_finetune",
         data=replace(
-            base.data,
-            weights=(),
-            kernel_share=0.0,
-            seasonal_share=0.0,
-            mixup=1,
-            min_past=60,
-            rows=4096,
+            base.data, kernel_share=0.0, seasonal_share=0.0, mixup=1, min_past=60, rows=4096
         ),
         training=ChronosTraining(),
         optim=_optim(learning_rate=1e-4),

@@ -51,10 +51,14 @@ class SetsConfig:
             raise ValueError("data.sources is empty and so is data.csv; name at least one source")
         for name in ("rows", "val_rows", "context", "horizon", "windows", "samples"):
             require_positive(f"data.{name}", getattr(self, name))
-        count = 1 if self.csv else len(self.sources)
+        count = self._num_weighted()
         if self.weights and len(self.weights) != count:
             raise ValueError(
                 f"data.weights holds {len(self.weights)} numbers for {count} sources; give one each"
             )
         if self.weights and not (min(self.weights) >= 0 and 0 < sum(self.weights) < float("inf")):
             raise ValueError(f"data.weights is {self.weights}; they must be >= 0, and one above 0")
+
+    def _num_weighted(self) -> int:
+        """How many numbers `weights` has, if any."""
+        return len(self.sources)

@@ -1,5 +1,7 @@
 """Windows for Chronos: drawn series, plans that keep to their part, tokens as the tokenizer's."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_bank, kernel_synth
 from train.chronos_data.seasonal_synth import seasonal_synth
 from train.chronos_data.windows import cut, load_windows, tokens_of
+from train.recipes.chronos import chronos_tiny
 
 CONTEXT, HORIZON = 40, 8
 TOKENIZER = MeanScaleUniformBins(
@@ -53,6 +56,12 @@ def test_fingerprint_is_of_the_data_not_of_what_was_drawn(monkeypatch):
     assert one.fingerprint() == again.fingerprint()
     one.values[one.num_given - 1] += 1
     assert one.fingerprint() != again.fingerprint()
+
+
+def test_weights_of_the_sources_stay_where_a_csv_stands_in_for_them():
+    """So that `data.csv=FILE` is all that a recipe with weights needs."""
+    assert chronos_tiny().data.weights
+    assert replace(chronos_tiny().data, csv="own.csv").csv == "own.csv"
 
 
 def test_drawn_series_are_those_of_their_seed():
