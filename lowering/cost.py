@@ -196,7 +196,8 @@ def op_cost(
         moving = cores[-1:] if op.name == "sparse_matmul" else cores
         used = max(1, min(min(moving), chip.cores))
         cycles = chip.clock_ghz * 1e3
-        slowest["arithmetic"] = _cycles(op, values, chip) / used / cycles
+        passes = PASSES[fidelity(op, values)]
+        slowest["arithmetic"] = _cycles(op, operands, chip, passes) / used / cycles
         slowest["network"] = sum(
             (read + written) / max(1, count) / chip.network_bytes_per_cycle / cycles
             for count in moving
@@ -257,10 +258,8 @@ def _inner(op: Op, operands: Sequence[Value]) -> int:
     return shape[-2] if op.attrs.get("transpose_a") else shape[-1]
 
 
-def _cycles(op: Op, values: Mapping[str, Value], chip: Chip) -> float:
-    """Core cycles of the arithmetic, on padded tiles."""
-    operands = [values[name] for name in op.inputs]
-    passes = PASSES[fidelity(op, values)]
+def _cycles(op: Op, operands: Sequence[Value], chip: Chip, passes: int) -> float:
+    """Core cycles of the arithmetic, on padded tiles, in so many passes of the multipliers."""
     out = math.prod(op.outputs[0].padded_shape())
     if op.name in MATMULS:
         inner = -(-_inner(op, operands) // TILE) * TILE

@@ -153,8 +153,8 @@ def make_call(op: Op, values: Mapping[str, Value]) -> Call:
     keywords |= {
         key: _attr(key, value) for key, value in op.attrs.items() if key not in spec.positional
     }
-    if (passes := fidelity(op, values)) is not None:
-        keywords["compute_kernel_config"] = ComputeConfig(passes)
+    if (chosen := fidelity(op, values)) is not None:
+        keywords["compute_kernel_config"] = ComputeConfig(chosen)
     if op.outputs[0].memory == "rows":
         *lead, height, width = op.outputs[0].padded_shape()
         keywords["memory_config"] = Rows(math.prod(lead) * height // TILE, TILE, width)

@@ -26,14 +26,10 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSet:
-    """Series, and plans of rows by part: `indices` are their numbers in `plans`.
-
-    The first `num_given` values are data, the others were drawn.
-    """
+    """Series, and plans of rows by part: `indices` are their numbers in `plans`."""
 
     sets: list[SeriesSet]
     values: np.ndarray
-    num_given: int
     plans: dict[str, np.ndarray]
     indices: dict[str, np.ndarray]
     notes: tuple[str, ...]
@@ -55,7 +51,9 @@ class WindowSet:
 
     def fingerprint(self) -> str:
         """Identifies data and plans. Drawn series follow from the config, up to rounding."""
-        found = hashlib.sha256(self.values[: self.num_given].tobytes())
+        found = hashlib.sha256()
+        for one in self.sets:
+            found.update(one.values.tobytes())
         for name in sorted(self.plans):
             found.update(self.plans[name].tobytes())
         return found.hexdigest()
@@ -81,7 +79,6 @@ def load_windows(config: WindowConfig) -> WindowSet:
     return WindowSet(
         sets=sets,
         values=np.concatenate(series).astype(np.float32),
-        num_given=sum(one.num_columns * (config.context + one.num_rows) for one in sets),
         plans={name: np.concatenate([plans[p][name] for p in PARTS]) for name in plans["train"]},
         indices={
             part: np.arange(starts[i], starts[i + 1], dtype=np.int32)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from moejax.checks import require_positive, require_probability
-from train.series_sets.config import PUBLISHED, SetsConfig
+from train.series_sets.config import SOURCES, SetsConfig
 
 SYNTHETIC = "synthetic"
 
@@ -19,7 +19,7 @@ class MixtureConfig(SetsConfig):
     predicted. `synthetic_series` of `synthetic_steps` steps come from the generator.
     """
 
-    KNOWN: ClassVar[tuple[str, ...]] = (*PUBLISHED, SYNTHETIC)
+    KNOWN: ClassVar[tuple[str, ...]] = (*SOURCES, SYNTHETIC)
 
     sources: tuple[str, ...] = KNOWN
     row_tokens: int = 80

@@ -6,7 +6,7 @@ from typing import ClassVar
 from moejax.checks import require_choice, require_positive
 
 CSV = "csv"
-PUBLISHED = ("etth1", "etth2", "ettm1_head", "weather", "temperatures")
+SOURCES = ("etth1", "etth2", "ettm1_head", "weather", "temperatures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class SetsConfig:
     (0: all) give the scores at the end.
     """
 
-    KNOWN: ClassVar[tuple[str, ...]] = PUBLISHED
+    KNOWN: ClassVar[tuple[str, ...]] = SOURCES
 
-    sources: tuple[str, ...] = PUBLISHED
+    sources: tuple[str, ...] = SOURCES
     weights: tuple[float, ...] = ()
     csv: str = ""
     date_column: str = ""
