@@ -21,7 +21,7 @@ from train.data import PARTS
 from train.evaluate import Evaluation, evaluate
 from train.machine import machine
 from train.plots import draw
-from train.recipes import mole
+from train.recipes import eval_command, mole
 from train.report_page import render
 from train.workdir import dump, write_text
 
@@ -43,8 +43,8 @@ def write_report(workdir: Path | str) -> list[Path]:
     run = load_run(workdir)
     if run.system is not mole:
         raise ValueError(
-            f"{workdir} holds a language model, and the report is about forecasts; see"
-            f" `moejax eval {workdir} --plots`"
+            f"{workdir} holds a run of {run.config.recipe}, and the report is about forecasts of"
+            f" MoLE; see `{eval_command(run.config.recipe, workdir)}`"
         )
     evaluation, analysis = evaluate(run), analyse(run)
     programs = read_programs(run.workdir.path)

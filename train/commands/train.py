@@ -73,7 +73,7 @@ def _train(args: argparse.Namespace, console) -> int:
     if final["skipped_steps"]:
         console.print(f"{final['skipped_steps']} steps were skipped: numbers were not finite")
     console.print(f"Run: {folder} (metrics.jsonl, checkpoints/, config.json)", soft_wrap=True)
-    console.print(f"Next: moejax eval {folder} --plots", soft_wrap=True)
+    console.print(f"Next: {recipes.eval_command(args.recipe, folder)}", soft_wrap=True)
     return 0
 
 

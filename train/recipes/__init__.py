@@ -8,6 +8,7 @@ A system's module lists its functions in RECIPES, names the score that decides i
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 from train.config import Config
@@ -38,3 +39,9 @@ def system(name: str) -> ModuleType:
 def summary(name: str) -> str:
     """The first line of a recipe's docstring."""
     return (RECIPES[name].__doc__ or "").strip().splitlines()[0]
+
+
+def eval_command(name: str, workdir: Path | str) -> str:
+    """What evaluates a run of a recipe, with plots where its system draws them there."""
+    plots = "" if hasattr(system(name), "FORECASTER") else " --plots"
+    return f"moejax eval {workdir}{plots}"

@@ -58,6 +58,16 @@ def test_it_is_evaluated_by_the_command(run, capsys):
     assert json.loads((run / "eval.json").read_text())["scores"]["temperatures"]["chronos"]
 
 
+def test_what_train_and_report_name_next_is_a_command_that_runs(run, capsys):
+    settings = [part for one in SMALL for part in ("--set", one)]
+    assert cli.main(["train", "chronos_debug", "--workdir", str(run), *settings]) == 0
+    assert f"Next: moejax eval {run}\n" in capsys.readouterr().out
+    assert cli.main(["report", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "holds a run of chronos_debug" in error
+    assert f"`moejax eval {run}`" in error
+
+
 def test_fine_tuning_begins_with_a_model(run, tmp_path):
     settings = [f"training.start={run}", "data.sources=temperatures", "data.score=temperatures"]
     settings += ["data.weights=", "data.rows=32", "data.val_rows=8", "data.windows=1"]
