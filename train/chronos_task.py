@@ -18,7 +18,7 @@ from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_losses import IGNORED, shift_right, token_loss
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.windows import WindowSet, cut
-from train.chronos_init import smooth_tokens
+from train.chronos_init import structured
 from train.lm_task import TRAINING, load_report
 from train.task import Task
 
@@ -30,12 +30,13 @@ class ChronosTraining:
     """Where training begins, and what is said of experts.
 
     `start`: a published checkpoint's folder, a hub id or a run's workdir, whose model takes the
-    place of the recipe's. `smooth_tokens`: see `train.chronos_init`, where there is no `start`.
+    place of the recipe's. `structured`: begin as `train.chronos_init` says, where there is no
+    `start`.
     `load_decay`, `dead_share`: see LMTraining.
     """
 
     start: str = ""
-    smooth_tokens: bool = False
+    structured: bool = False
     load_decay: float = 0.99
     dead_share: float = 0.1
 
@@ -86,8 +87,10 @@ def make_task(
 
 
 def _initial(config: ChronosModelConfig, training: ChronosTraining, key: jax.Array) -> Any:
-    variables = initial(config, key)
-    return smooth_tokens(config, variables, key) if training.smooth_tokens else variables
+    if not training.structured:
+        return initial(config, key)
+    plain, structure = jax.random.split(key)
+    return structured(config, initial(config, plain), structure)
 
 
 def _state(config: ChronosModelConfig, variables: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def chronos_tiny() -> ChronosRun:
 
     moejax train chronos_tiny
     """
-    model = _model(d_model=64, num_layers=2, context=128, horizon=64, n_tokens=1024)
+    model = _model(d_model=64, num_layers=2, context=128, horizon=64, n_tokens=2048)
     return ChronosRun(
         recipe="chronos_tiny",
         model=model,
@@ -81,14 +81,14 @@ def chronos_tiny() -> ChronosRun:
             kernel_share=0.02,
             seasonal_share=0.4,
             kernel_steps=512,
-            min_past=96,
+            min_past=112,
             rows=1 << 17,
             windows=20,
             samples=50,
         ),
-        training=ChronosTraining(smooth_tokens=True),
-        optim=_optim(learning_rate=2e-3, position_rate=30.0),
-        loop=_loop(epochs=16, steps_per_epoch=1000, batch_size=16),
+        training=ChronosTraining(structured=True),
+        optim=_optim(learning_rate=3e-3, position_rate=30.0),
+        loop=_loop(epochs=15, steps_per_epoch=1000, batch_size=16),
     )
 
 
@@ -145,7 +145,8 @@ def _model(
         ),
         chronos=ChronosConfig(
             n_tokens=n_tokens,
-            tokenizer_kwargs={"low_limit": -5.0, "high_limit": 5.0},
+            # narrow, so that bins are finer than what a day brings
+            tokenizer_kwargs={"low_limit": -3.0, "high_limit": 5.0},
             context_length=context,
             prediction_length=horizon,
             top_k=0,  # of so fine bins the 50 likeliest are but a part of a forecast

@@ -8,7 +8,7 @@ from moejax.interop.chronos import initial
 from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_config import ChronosConfig
 from moejax.models.t5 import T5Config
-from train.chronos_init import smooth_tokens
+from train.chronos_init import structured
 
 SIZES = {"d_model": 32, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_decoder_layers": 1}
 TOKENS = ChronosConfig(n_tokens=300, context_length=16, prediction_length=4)
@@ -23,7 +23,7 @@ def test_neighbouring_bins_begin_alike(tied, experts):
         chronos=ChronosConfig(**vars(TOKENS) | moe),
     )
     before = initial(config, jax.random.key(0))
-    after = smooth_tokens(config, before, jax.random.key(1))
+    after = structured(config, before, jax.random.key(1))
     assert jax.tree.structure(before) == jax.tree.structure(after)
     tables = {"shared": lambda tree: tree["params"]["shared"]}
     if experts:
