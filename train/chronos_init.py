@@ -79,16 +79,16 @@ def _wave_positions(params: Tree, key: jax.Array) -> Tree:
 
 def _wave_table(shape: tuple[int, ...], both_ways: bool, key: jax.Array) -> jax.Array:
     """float32 [..., rows, heads]; an encoder's second half of rows is of what comes later."""
-    row_R1 = jnp.arange(shape[-2])[:, None]
+    row = jnp.arange(shape[-2]).reshape(*(1 for _ in shape[:-2]), -1, 1)
     if both_ways:
         half = shape[-2] // 2
-        row_R1 = jnp.where(row_R1 < half, -row_R1, row_R1 - half)
+        row = jnp.where(row < half, -row, row - half)
     lengths, phases = jax.random.split(key)
     size = (*shape[:-2], 1, shape[-1])
     low, high = np.log(DISTANCES)
     length = jnp.exp(jax.random.uniform(lengths, size, minval=low, maxval=high))
     phase = jax.random.uniform(phases, size)
-    return BIAS * jnp.cos(2 * np.pi * (row_R1 / length + phase))
+    return BIAS * jnp.cos(2 * np.pi * (row / length + phase))
 
 
 def _copying(params: Tree, name: str = "") -> Tree:

@@ -152,6 +152,15 @@ def test_seasonal_series_repeat_themselves(period):
         assert np.median(change / other) < 0.5
 
 
+def test_of_drifting_series_the_last_repeat_tells_most():
+    series = seasonal_synth(300, 8 * 24, 24, seed=0).reshape(300, 8, 24)[:, 2:]
+    last = np.abs(series[:, 5] - series[:, 4]).mean(axis=1)
+    mean = np.abs(series[:, 5] - series[:, :5].mean(axis=1)).mean(axis=1)
+    drifting = last < 0.6 * mean
+    assert 0.25 < drifting.mean() < 0.65
+    assert (series[drifting, 5].mean(axis=1) < series[drifting, 0].mean(axis=1)).mean() > 0.3
+
+
 def test_shares_of_drawn_series():
     with pytest.raises(ValueError, match="together they must be at most 1"):
         WindowConfig(kernel_share=0.5, seasonal_share=0.6)
