@@ -102,4 +102,4 @@ def _copying(params: Tree, name: str = "") -> Tree:
     if name != "cross":
         return params
     output = jnp.swapaxes(params["value"], -1, -2)
-    return params | {"query": params["key"], "output": output}
+    return params | {"query": jnp.copy(params["key"]), "output": output}

@@ -99,7 +99,13 @@ def chronos_moe_tiny() -> ChronosRun:
     The other architecture: --set model.chronos.moe_architecture=expert_only
     """
     base = chronos_tiny()
-    chronos = replace(base.model.chronos, use_moe=True, num_experts=4, router_hidden_dim=64)
+    chronos = replace(
+        base.model.chronos,
+        use_moe=True,
+        num_experts=4,
+        router_hidden_dim=64,
+        expert_dispatch="indexed",  # two thirds of the time of "dense"
+    )
     return replace(base, recipe="chronos_moe_tiny", model=replace(base.model, chronos=chronos))
 
 
