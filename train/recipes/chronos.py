@@ -67,7 +67,7 @@ def chronos_debug() -> ChronosRun:
 
 
 def chronos_tiny() -> ChronosRun:
-    """A small dense Chronos on ETT, weather, temperatures and drawn series; 56 CPU minutes.
+    """A small dense Chronos on ETT, weather, temperatures and drawn series.
 
     moejax train chronos_tiny
     """
@@ -93,7 +93,7 @@ def chronos_tiny() -> ChronosRun:
 
 
 def chronos_moe_tiny() -> ChronosRun:
-    """chronos_tiny with four experts behind it, two a series; 61 CPU minutes.
+    """chronos_tiny with four experts behind it, two a series; 46 minutes.
 
     moejax train chronos_moe_tiny
     The other architecture: --set model.chronos.moe_architecture=expert_only
