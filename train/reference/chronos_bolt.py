@@ -69,5 +69,6 @@ def _run(config: BoltConfig, variables: Any, values_BL):
 
 
 def _scaled(value: Any, scale: Any) -> Computed:
-    """Values in the series' units: the absolute part is for the series of the least scale."""
-    return Computed(value, RELATIVE * float(np.min(scale)), RELATIVE)
+    """Values [B, ...] in the units of their series, of scale [B, 1]: so is the absolute part."""
+    scale = np.reshape(scale, (-1,) + (1,) * (np.ndim(value) - 1))
+    return Computed(value, RELATIVE * scale, RELATIVE)

@@ -66,10 +66,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Computed:
-    """Our value of a recorded tensor or metadata number, and how far it may be off."""
+    """Our value of a recorded tensor or metadata number, and how far it may be off.
+
+    `atol` may be an array that broadcasts against the value; a row shows its largest number.
+    """
 
     value: Any
-    atol: float
+    atol: float | np.ndarray
     rtol: float = 0.0
 
 
@@ -127,7 +130,8 @@ def check_case(case: Case, check: Callable[[Case], Findings]) -> Iterator[Row]:
 
 def _compare(case: str, name: str, recorded: Any, computed: Computed) -> Row:
     recorded, value = np.asarray(recorded), np.asarray(computed.value)
-    row = {"case": case, "tensor": name, "tolerance": computed.atol, "rtol": computed.rtol}
+    most = float(np.max(computed.atol))
+    row = {"case": case, "tensor": name, "tolerance": most, "rtol": computed.rtol}
     if recorded.shape != value.shape:
         return Row(**row, ok=False, note=f"shape {value.shape}, recorded {recorded.shape}")
     recorded, value = recorded.astype(np.float64), value.astype(np.float64)
