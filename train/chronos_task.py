@@ -31,8 +31,7 @@ class ChronosTraining:
 
     `start`: a published checkpoint's folder, a hub id or a run's workdir, whose model takes the
     place of the recipe's. `structured`: begin as `train.chronos_init` says, where there is no
-    `start`.
-    `load_decay`, `dead_share`: see LMTraining.
+    `start`. `load_decay`, `dead_share`: see LMTraining.
     """
 
     start: str = ""
