@@ -12,6 +12,7 @@ import numpy as np
 
 from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
 from moejax.models.chronos import ChronosModelConfig
+from train.optim import is_position_table
 
 FINEST = 2.0  # the shortest wave over the values, in bins, over 2 pi
 DISTANCES = (4.0, 256.0)  # lengths of the waves over rows of a table of positions
@@ -70,9 +71,9 @@ def _wave_positions(params: Tree, key: jax.Array) -> Tree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     found = []
     for i, (path, leaf) in enumerate(leaves):
-        names = [entry.key for entry in path]
-        if names[-1] == "relative_bias":
-            leaf = _wave_table(leaf.shape, "encoder" in names, jax.random.fold_in(key, i))
+        if is_position_table(path):
+            both_ways = "encoder" in [entry.key for entry in path]
+            leaf = _wave_table(leaf.shape, both_ways, jax.random.fold_in(key, i))
         found.append(leaf)
     return jax.tree_util.tree_unflatten(structure, found)
 

@@ -8,7 +8,7 @@ mean of all.
 
 import numpy as np
 
-DRIFTING = 0.4  # share of the series
+DRIFTING = 0.6  # share of the series
 SMOOTHEST = 7  # steps of the moving average that a pattern is
 
 NOISES = (0.0, 0.1, 0.3)

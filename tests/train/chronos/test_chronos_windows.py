@@ -13,7 +13,7 @@ from moejax.models.chronos_losses import IGNORED
 from train.chronos_data import windows
 from train.chronos_data.config import WindowConfig
 from train.chronos_data.kernel_synth import kernel_bank, kernel_synth
-from train.chronos_data.seasonal_synth import seasonal_synth
+from train.chronos_data.seasonal_synth import DRIFTING, seasonal_synth
 from train.chronos_data.windows import cut, load_windows, tokens_of
 from train.recipes.chronos import chronos_tiny
 
@@ -157,7 +157,7 @@ def test_of_drifting_series_the_last_repeat_tells_most():
     last = np.abs(series[:, 5] - series[:, 4]).mean(axis=1)
     mean = np.abs(series[:, 5] - series[:, :5].mean(axis=1)).mean(axis=1)
     drifting = last < 0.6 * mean
-    assert 0.25 < drifting.mean() < 0.65
+    assert DRIFTING - 0.1 < drifting.mean() < DRIFTING + 0.15  # some others too, by chance
     assert (series[drifting, 5].mean(axis=1) < series[drifting, 0].mean(axis=1)).mean() > 0.3
 
 
