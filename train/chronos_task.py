@@ -30,16 +30,19 @@ class ChronosTraining:
     """Where training begins, and what is said of experts.
 
     `start`: a published checkpoint's folder, a hub id or a run's workdir, whose model takes the
-    place of the recipe's. `structured`: begin as `train.chronos_init` says, where there is no
-    `start`. `load_decay`, `dead_share`: see LMTraining.
+    place of the recipe's. `period`: where there is no `start`, begin ready to look up what came so
+    many steps ago, as `train.chronos_init` says; 0: T5's initialisation. `load_decay`,
+    `dead_share`: see LMTraining.
     """
 
     start: str = ""
-    structured: bool = False
+    period: int = 0
     load_decay: float = 0.99
     dead_share: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.period < 0:
+            raise ValueError(f"training.period is {self.period}; it must be at least 0")
         for name in ("load_decay", "dead_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -86,10 +89,10 @@ def make_task(
 
 
 def _initial(config: ChronosModelConfig, training: ChronosTraining, key: jax.Array) -> Any:
-    if not training.structured:
+    if not training.period:
         return initial(config, key)
     plain, structure = jax.random.split(key)
-    return structured(config, initial(config, plain), structure)
+    return structured(config, initial(config, plain), training.period, structure)
 
 
 def _state(config: ChronosModelConfig, variables: Any) -> dict[str, Any]:

@@ -94,13 +94,10 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def is_position_table(path: jax.tree_util.KeyPath) -> bool:
-    """Whether a parameter's path is that of a table of relative positions."""
-    return "relative_bias" in jax.tree_util.keystr(path[-1:])
-
-
 def _position_tables(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: is_position_table(path), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "relative_bias" in jax.tree_util.keystr(path[-1:]), params
+    )
 
 
 def make_optimizer(
