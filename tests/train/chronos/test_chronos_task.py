@@ -109,6 +109,7 @@ def test_settings_of_the_tokenizer_survive_json(run):
     [
         (["data.context=100"], "data.context is 100, but model.chronos.context_length is 96"),
         (["training.load_decay=1"], "training.load_decay is 1"),
+        (["training.period=-1"], "training.period is -1"),
         (["model.chronos.n_tokens=500"], "n_tokens is 500"),
     ],
 )
