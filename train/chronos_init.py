@@ -126,14 +126,14 @@ def _looking_at_ends(config: ChronosModelConfig, attention: Tree) -> Tree:
     # of features behind a norm: the common one is the factor, an end's the factor times sqrt(D)
     score = np.log(config.chronos.context_length)
     gain = (score / t5.d_model**0.5) ** 0.5 / t5.initializer_factor
-    for head in range(t5.num_heads):
-        own = head * t5.d_kv
-        attention["query"] = attention["query"].at[..., COMMON, own].set(gain)
-        attention["key"] = attention["key"].at[..., END, own].set(gain)
-        value = attention["value"].at[..., own].set(0.0)
-        attention["value"] = value.at[..., END, own].set(1.0)
-        output = attention["output"].at[..., own, :].set(0.0)
-        attention["output"] = output.at[..., own, CLOCK + head].set(1.0)
+    heads = np.arange(t5.num_heads)
+    own = heads * t5.d_kv  # the first feature inside each head
+    attention["query"] = attention["query"].at[..., COMMON, own].set(gain)
+    attention["key"] = attention["key"].at[..., END, own].set(gain)
+    value = attention["value"].at[..., own].set(0.0)
+    attention["value"] = value.at[..., END, own].set(1.0)
+    output = attention["output"].at[..., own, :].set(0.0)
+    attention["output"] = output.at[..., own, CLOCK + heads].set(1.0)
     return attention
 
 
