@@ -10,6 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 BIN := .venv/bin
 DEMO := runs/demo
+# a worker that crashes ends the run: files that wait for its successor would wait forever
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart=0
 
 # the published data sets, where a folder of them lies beside the clone
 ifeq ($(MOEJAX_DATA),)
@@ -63,11 +65,11 @@ demo: setup
 	@echo '$(DEMO)/report.json. The generated ttnn code: $(DEMO)/program/model.py'
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # ttnn's own numbers: needs a card or the simulator (docs/device.md)
 device: setup
-	$(BIN)/pytest -n 2 --dist loadfile tests/device -m device --device required \
+	$(PYTEST) tests/device -m device --device required \
 	    --device-table docs/device_parity.md $(ARGS)
 
 clean:

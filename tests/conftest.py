@@ -60,6 +60,16 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"{len(rows)} measurements: {place}")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_are_let_go():
+    """What a file's tests compiled is unloaded: Linux maps 65,530 pieces of memory a process.
+
+    Each compiled function takes several; over all files they run out, and XLA crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of recorded references and data sets; skips where it is absent."""
