@@ -1,11 +1,13 @@
 """Lower a Chronos model to a folder that forecasts: T5, mixture or Bolt."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -20,7 +22,7 @@ from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
 from moejax.layers.cache import kv_update
 from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_bolt import BoltConfig, ChronosBolt
-from moejax.models.chronos_moe import Chosen, shared_layers
+from moejax.models.chronos_moe import Chosen, Expert, shared_layers
 from moejax.models.t5 import Memory, T5Config, new_cache
 from train.chronos_start import load_any
 from train.moirai_start import is_workdir
@@ -101,7 +103,7 @@ def make_card(
     context: int | None = None,
     samples: int | None = None,
 ) -> ChronosCard:
-    """Sizes, bins and sampling; ValueError for sizes that do not fit, or blocks of experts' own."""
+    """Sizes, bins and sampling; ValueError for sizes that do not fit."""
     chronos, t5 = config.chronos, config.t5
     found = {
         "batch": 1 if batch is None else batch,
@@ -118,11 +120,6 @@ def make_card(
         raise ValueError(
             f"{found['batch']} contexts of {found['samples']} samples are {rows} rows; a program"
             f" holds up to {MOST_SEQUENCES}, and more samples are drawn in several runs"
-        )
-    if chronos.use_moe and shared_layers(t5, chronos) < t5.num_decoder_layers:
-        raise ValueError(
-            f"shared_layers is {chronos.shared_layers}: decoder blocks of experts' own are not"
-            f" lowered; only experts that share all {t5.num_decoder_layers} are"
         )
     places = chronos.use_moe and chronos.head_mode == "encoder"
     ends = chronos.use_eos_token
@@ -164,24 +161,62 @@ def chronos_functions(config: ChronosModelConfig) -> dict[str, Any]:
         found, sown = module.apply(
             variables, ids_BS, mask_BS, method="prepare", mutable="intermediates"
         )
-        memory = found[0] if routed else found
-        old, own = state
-        layers = jax.tree.map(lambda leaf, new: kv_update(leaf, new, 0), old, memory.layers)
         states_BSD = _read_by_decoder(sown["intermediates"], routed)
-        outputs = (states_BSD, memory.experts[0].gate) if routed else (states_BSD,)
-        return outputs, (layers, own)
+        if routed:
+            memory, _ = found
+            outputs = states_BSD, memory.experts[0].gate
+            new = memory.layers, _recalled(config, variables, states_BSD)
+        else:
+            outputs, new = (states_BSD,), found.layers
+        contexts, own = state
+        contexts = jax.tree.map(lambda leaf, rows: kv_update(leaf, rows, 0), contexts, new)
+        return outputs, (contexts, own)
 
     def decode(variables, ids_R1, mask_BS, *rest):
-        *gate, slot, (layers, own) = rest
-        experts = None
+        *gate, slot, (contexts, own) = rest
+        layers, experts = contexts, None
         if routed:
-            experts = Chosen(variables["params"]["experts"], gate[0], False), None
+            layers, tails = contexts
+            experts = OneByOne(variables["params"]["experts"], gate[0], False), tails or None
         memory = Memory(layers, mask_BS[:, None, None, :], experts)
-        cache = (own, ()) if routed else own
-        logits_R1V, cache = module.apply(variables, ids_R1, memory, cache, slot, method="decode")
-        return logits_R1V[:, 0], (layers, cache[0] if routed else cache)
+        logits_R1V, own = module.apply(variables, ids_R1, memory, own, slot, method="decode")
+        return logits_R1V[:, 0], (contexts, own)
 
     return {ENCODE: encode, DECODE: decode}
+
+
+class OneByOne(Chosen):
+    """All experts; each writes into caches of its own, which a device can update in place."""
+
+    def step(self, function: Callable[..., Any], shared: Any, own: Any) -> Any:
+        """y [E, R, ...] and a tuple of caches, as `own` is of tuples."""
+        each = zip(_unstacked(self.params), *own, strict=True)
+        y, caches = zip(*(function(params, *shared, *rest) for params, *rest in each), strict=True)
+        return jnp.stack(y), caches
+
+
+def _recalled(config: ChronosModelConfig, variables: Any, states_BSD: jax.Array) -> Any:
+    """What the blocks of each expert's own keep of the contexts; () where all are shared."""
+    if not _own_blocks(config):
+        return ()
+    expert = Expert(config.t5, config.chronos, parent=None)
+    return tuple(
+        expert.apply({"params": params}, states_BSD, method="recall")
+        for params in _unstacked(variables["params"]["experts"])
+    )
+
+
+def _own_blocks(config: ChronosModelConfig) -> int:
+    """Decoder blocks that each expert has for itself."""
+    if not config.chronos.use_moe:
+        return 0
+    return config.t5.num_decoder_layers - shared_layers(config.t5, config.chronos)
+
+
+def _unstacked(experts: Any) -> list[Any]:
+    """The parameters of each expert, of leaves [E, ...]."""
+    count = len(jax.tree.leaves(experts)[0])
+    return [jax.tree.map(lambda leaf, e=e: leaf[e], experts) for e in range(count)]
 
 
 def _read_by_decoder(sown: Any, routed: bool) -> jax.Array:
@@ -208,16 +243,24 @@ def _in_float32(config: ChronosModelConfig) -> ChronosModelConfig:
 
 
 def empty_state(config: ChronosModelConfig, sizes: ChronosSizes) -> Any:
-    """(keys and values of the contexts, of the rows' tokens) before a forecast, as shapes."""
-    t5 = replace(config.t5, dtype="float32")
-    rows = sizes.batch * sizes.samples
+    """(keys and values of the contexts, of the rows' tokens) before a forecast, as shapes.
 
-    def empty():
-        layers = t5.num_decoder_layers
-        contexts = new_cache(t5, sizes.batch, sizes.tokens, layers)
-        return contexts, new_cache(t5, rows, sizes.slots, layers)
+    Of a mixture both are (of the shared blocks, a tuple of each expert's own).
+    """
+    t5, own = replace(config.t5, dtype="float32"), _own_blocks(config)
 
-    return jax.eval_shape(empty)
+    def empty(rows: int, slots: int):
+        shared = new_cache(t5, rows, slots, t5.num_decoder_layers - own)
+        if not config.chronos.use_moe:
+            return shared
+        experts = range(config.chronos.num_experts if own else 0)
+        return shared, tuple(new_cache(t5, rows, slots, own) for _ in experts)
+
+    def both():
+        rows = sizes.batch * sizes.samples
+        return empty(sizes.batch, sizes.tokens), empty(rows, sizes.slots)
+
+    return jax.eval_shape(both)
 
 
 def in_whole_heads(config: Config, variables: Any) -> tuple[Config, Any]:

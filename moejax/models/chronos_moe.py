@@ -56,6 +56,10 @@ class Chosen:
 
         return jax.vmap(context)(self.params, shared, own)
 
+    def step(self, function: Callable[..., Any], shared: Tree, own: Tree) -> Any:
+        """As `map`, of a function that gives (y, the expert's cache)."""
+        return self.map(function, shared, own)
+
     def weighted(self, y: jax.Array) -> jax.Array:
         """Outputs of `map` times their gates."""
         axes = (...,) + (None,) * (y.ndim - 2)
@@ -279,7 +283,7 @@ class ChronosMoE(nn.Module):
             y = chosen.map(self._of_expert(Expert.predict, train), (x_RUD,))
         else:
             finish = self._of_expert(Expert.finish, train)
-            y, own_tails = chosen.map(
+            y, own_tails = chosen.step(
                 lambda params, x, mask, cache, tail: finish(
                     params, x, view, mask, start, cache, tail
                 ),

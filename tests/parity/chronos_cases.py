@@ -50,6 +50,13 @@ T5_MODELS: dict[str, ChronosModelConfig] = {
     "experts alone": ChronosModelConfig(
         t5=GATED, chronos=replace(MIXTURE, moe_architecture="expert_only")
     ),
+    "blocks of experts' own": ChronosModelConfig(
+        t5=T5, chronos=replace(MIXTURE, num_experts=3, shared_layers=1)
+    ),
+    "all of experts' own": ChronosModelConfig(
+        t5=GATED,
+        chronos=replace(MIXTURE, num_experts=3, shared_layers=1, moe_architecture="expert_only"),
+    ),
 }
 POSITIONS = {
     name: ChronosModelConfig(t5=T5, chronos=replace(MIXTURE, head_mode="encoder", **options))

@@ -198,10 +198,3 @@ def test_cards(card, tmp_path):
 def test_sizes_that_do_not_fit(sizes, words):
     with pytest.raises(ValueError, match=words):
         make_card(CONFIG, **sizes)
-
-
-def test_kinds_that_are_not_lowered():
-    two = replace(SMALL, num_decoder_layers=2)
-    mixture = replace(TOKENS, use_moe=True, shared_layers=1)
-    with pytest.raises(ValueError, match="shared_layers is 1"):
-        make_card(ChronosModelConfig(t5=two, chronos=mixture))

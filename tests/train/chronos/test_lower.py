@@ -31,8 +31,11 @@ TOKENS = ChronosConfig(
     use_moe=True,
     num_experts=3,
     router_hidden_dim=8,
+    shared_layers=1,
 )
-MIXTURE = ChronosModelConfig(t5=T5Config(vocab_size=40, **SMALL), chronos=TOKENS)
+MIXTURE = ChronosModelConfig(
+    t5=T5Config(vocab_size=40, **SMALL | {"num_decoder_layers": 2}), chronos=TOKENS
+)
 BOLT = BoltConfig(
     t5=T5Config(vocab_size=2, **SMALL), context_length=24, prediction_length=8, input_patch_size=8
 )
