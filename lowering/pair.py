@@ -19,7 +19,7 @@ from lowering.api import Lowered, lower_graph_of
 from lowering.exporter import REPORT, Check, require_ttnn, write_export
 from lowering.ir import Arch, Policy, Program
 from lowering.runtime.folder import WEIGHTS, Sample
-from lowering.save import replacing_folder
+from lowering.save import replacing_folder, require_own
 from lowering.trace import trace
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -46,8 +46,7 @@ def export_pair(
     """
     require_ttnn(check)
     folder, (head_name, content) = Path(folder), head
-    if folder.exists() and any(folder.iterdir()) and not (folder / head_name).is_file():
-        raise ValueError(f"{folder} holds files but no lowered model; choose another folder")
+    require_own(folder, head_name)
     lowered = lower_calls(functions, params, state, samples, name=name, policy=policy)
     with replacing_folder(folder) as scratch:
         programs = [lowered[part][arch].program for part in functions]

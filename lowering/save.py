@@ -41,8 +41,7 @@ def save(
     programs whose weights the file holds as well.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder} holds files but no lowered program; choose another folder")
+    require_own(folder, MANIFEST)
     with replacing_folder(folder) as scratch:
         (scratch / PROGRAM).write_text(json.dumps(to_json(program), indent=1))
         weights = [_stored_weights(each) for each in (program, *together)]
@@ -52,6 +51,15 @@ def save(
         manifest = _manifest(program, scratch, model or {}, tolerances or {})
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return folder
+
+
+def require_own(folder: Path, head: str) -> None:
+    """ValueError for a folder that holds files but not `head`, which a lowered program has."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / head).is_file():
+        raise ValueError(
+            f"{folder} holds files but no lowered program ({head} is missing); choose another"
+            " folder"
+        )
 
 
 @contextlib.contextmanager

@@ -115,6 +115,11 @@ class Checkpoint:
                 f"the tensors of {self.folder} do not fit its config.json. {'; '.join(found)}"
             )
 
+    def require_finite(self, broken: set[str]) -> None:
+        """ValueError that lists the tensors which a reader found `broken`, if there are any."""
+        if broken:
+            raise ValueError(f"weights of {self.folder} are NaN or infinite: {listed(broken)}")
+
     def item_size(self, name: str) -> int:
         """Bytes of an entry."""
         return DTYPES[self.tensors[name].dtype].itemsize

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from moejax.interop.checkpoint import DTYPES, Checkpoint, listed
+from moejax.interop.checkpoint import DTYPES, Checkpoint
 from moejax.interop.chronos_config import Config, read_config, read_t5, write_config, write_t5
 from moejax.interop.chronos_names import Name, plain_name, published_name, second_name
 from moejax.interop.hub import model_folder
@@ -173,8 +173,7 @@ def _read(config: Config | T5Config, checkpoint: Checkpoint) -> Variables:
             for name, array in zip(source.names, arrays, strict=True)
             if not np.isfinite(array).all()
         }
-    if broken:
-        raise ValueError(f"weights of {checkpoint.folder} are NaN or infinite: {listed(broken)}")
+    checkpoint.require_finite(broken)
     return {"params": unflatten_dict(flat, sep="/")}
 
 

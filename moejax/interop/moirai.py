@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from moejax.interop.checkpoint import DTYPES, Checkpoint, Stored, listed
+from moejax.interop.checkpoint import DTYPES, Checkpoint, Stored
 from moejax.interop.hub import model_folder
 from moejax.interop.lm.load import read_fields
 from moejax.interop.lm.save import write_json, write_shards
@@ -79,8 +79,7 @@ def load_moirai_moe(
     _check_tensors(config, checkpoint)
     broken: set[str] = set()
     flat = {path: _array(one, checkpoint, broken) for path, one in wanted.items()}
-    if broken:
-        raise ValueError(f"weights of {folder} are NaN or infinite: {listed(broken)}")
+    checkpoint.require_finite(broken)
     return config, unflatten_dict(flat, sep="/")
 
 

@@ -49,10 +49,7 @@ def load_lm(
         where = sharding(path, source.shape) if callable(sharding) else sharding
         stored = DTYPES[checkpoint.tensors[source.layout.names[0]].dtype]
         flat[path] = reader.array(source, _target(path, stored, dtype), where)
-    if reader.broken:
-        raise ValueError(
-            f"weights of {folder} are NaN or infinite: {', '.join(sorted(reader.broken))}"
-        )
+    checkpoint.require_finite(reader.broken)
     return config, unflatten_dict(flat, sep="/")
 
 

@@ -107,3 +107,10 @@ def test_sizes_that_do_not_fit(folders, tmp_path, name, options, words):
     with pytest.raises(ValueError, match=words):
         lower_source(str(folders / name), tmp_path / "p", check="none", **options)
     assert not (tmp_path / "p").exists()
+
+
+def test_other_files_are_not_overwritten(folders, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="holds files but no lowered program"):
+        lower_source(str(folders / "mixture"), tmp_path, check="none")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
