@@ -5,20 +5,43 @@ right by + or *, each with probability 1/2, on L points of [0, 1]; a series is o
 process. The periods of the bank are in steps.
 """
 
-from functools import lru_cache
+import os
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
+import grain
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 PERIODS = (24, 48, 96, 168, 336, 672, 7, 14, 30, 60, 365, 730, 4, 26, 52, 4, 6, 12, 4, 40, 10)
 MOST_KERNELS = 5
 JITTER = 1e-6
 
 
+@dataclass(frozen=True)
+class Process:
+    """A Gaussian process and its draw: kernels of the bank [k], which of the later ones are added
+    and not multiplied [k - 1], and white noise [L].
+    """
+
+    kernels: np.ndarray
+    added: np.ndarray
+    noise: np.ndarray
+
+
 def kernel_synth(num_series: int, steps: int, seed: int) -> np.ndarray:
     """float64 [num_series, steps]; the same for the same seed. Units are arbitrary."""
-    bank = kernel_bank(steps)
-    rng = np.random.default_rng(seed)
-    return np.stack([_draw(bank, rng) for _ in range(num_series)])
+    with threadpool_limits(1, "blas"):  # cores do more with a series each than all with one
+        return np.stack(list(kernel_stream(num_series, steps, seed)))
+
+
+def kernel_stream(num_series: int, steps: int, seed: int) -> grain.IterDataset:
+    """The same series one after another [L], computed on all cores, a few ahead of the reader."""
+    bank, rng = kernel_bank(steps), np.random.default_rng(seed)
+    processes = [_process(bank, rng) for _ in range(num_series)]
+    threads = os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return grain.MapDataset.source(processes).map(partial(_draw, bank)).to_iter_dataset(options)
 
 
 @lru_cache(maxsize=2)
@@ -35,18 +58,22 @@ def kernel_bank(steps: int) -> np.ndarray:
     return np.stack(kernels).astype(np.float32)
 
 
-def _draw(bank: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _process(bank: np.ndarray, rng: np.random.Generator) -> Process:
+    kernels = rng.integers(len(bank), size=rng.integers(1, MOST_KERNELS + 1))
+    added = rng.random(len(kernels) - 1) < 0.5
+    return Process(kernels, added, rng.standard_normal(bank.shape[1]))
+
+
+def _draw(bank: np.ndarray, process: Process) -> np.ndarray:
     """One series [L]."""
-    chosen = rng.integers(len(bank), size=rng.integers(1, MOST_KERNELS + 1))
-    covariance = bank[chosen[0]].astype(np.float64)
-    for index in chosen[1:]:
-        other = bank[index]
-        covariance = covariance + other if rng.random() < 0.5 else covariance * other
+    first, *others = process.kernels
+    covariance = bank[first].astype(np.float64)
+    for other, added in zip(others, process.added, strict=True):
+        covariance = covariance + bank[other] if added else covariance * bank[other]
     size = np.mean(np.diag(covariance))
     covariance[np.diag_indices_from(covariance)] += JITTER * size
-    noise = rng.standard_normal(len(covariance))
     try:
-        return np.linalg.cholesky(covariance) @ noise
+        return np.linalg.cholesky(covariance) @ process.noise
     except np.linalg.LinAlgError:  # of low rank, as a line or a constant is
         values, vectors = np.linalg.eigh(covariance)
-        return vectors @ (np.sqrt(np.maximum(values, 0)) * (vectors.T @ noise))
+        return vectors @ (np.sqrt(np.maximum(values, 0)) * (vectors.T @ process.noise))

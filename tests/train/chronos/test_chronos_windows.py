@@ -44,7 +44,7 @@ def found(tmp_path_factory):
 
 
 def test_fingerprint_is_of_the_data_not_of_what_was_drawn(monkeypatch):
-    """How a series is drawn ends in products whose rounding depends on the number of threads."""
+    """How a series is drawn ends in products whose rounding depends on the machine."""
     config = WindowConfig(
         sources=("temperatures",), kernel_series=2, kernel_steps=600, kernel_share=0.5, rows=8
     )
@@ -69,6 +69,10 @@ def test_drawn_series_are_those_of_their_seed():
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max(axis=1).min() > 0
+
+
+def test_more_series_begin_with_the_same_ones():
+    np.testing.assert_array_equal(kernel_synth(9, 64, 0)[:4], kernel_synth(4, 64, 0))
 
 
 def test_kernels_are_covariances():
