@@ -8,6 +8,7 @@ import numpy as np
 from moejax.generation.prompts import bucket
 
 MOST_ROWS = 32
+NO_NUMBERS = "cmM"  # complex numbers, durations, dates: numpy would turn them into floats
 LEVELS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 
 
@@ -34,7 +35,10 @@ def _rows(values: np.ndarray) -> list[np.ndarray]:
 
 def _checked(row: Any, index: int) -> np.ndarray:
     try:
-        wide = np.asarray(row, np.float64)
+        given = np.asarray(row)
+        if given.dtype.kind in NO_NUMBERS:
+            raise TypeError(f"their dtype is {given.dtype}")
+        wide = given.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"series {index} holds values that are no numbers: {error}") from error
     if wide.ndim != 1 or not len(wide):

@@ -77,6 +77,8 @@ def test_quantiles_and_mean_are_those_of_the_samples(t5):
         ({"inputs": [[]]}, "series 0 has shape"),
         ({"inputs": [[1.0, 2.0], [1.0, np.inf]]}, "series 1 has 1 values that are infinite"),
         ({"inputs": ["a", "b"]}, "no numbers"),
+        ({"inputs": [np.ones(3), np.ones(3, complex)]}, "series 1 .*no numbers.* complex128"),
+        ({"inputs": np.array(["2024-01-01"], "M8[D]")}, "no numbers.* datetime64"),
         ({"inputs": np.zeros((2, 2, 2))}, "shape"),
         ({"inputs": [1.0, 2.0], "prediction_length": 0}, "prediction_length is 0"),
         ({"inputs": [1.0, 2.0], "num_samples": 0}, "num_samples is 0"),
