@@ -22,7 +22,7 @@ from moejax.forecasting.chronos.tokenizer import MeanScaleUniformBins
 from moejax.layers.cache import kv_update
 from moejax.models.chronos import ChronosModelConfig
 from moejax.models.chronos_bolt import BoltConfig, ChronosBolt
-from moejax.models.chronos_moe import Chosen, Expert, shared_layers
+from moejax.models.chronos_moe import Chosen, own_layers, shared_layers
 from moejax.models.t5 import Memory, T5Config, new_cache
 from train.chronos_start import load_any
 from train.moirai_start import is_workdir
@@ -164,23 +164,23 @@ def chronos_functions(config: ChronosModelConfig) -> dict[str, Any]:
         states_BSD = _read_by_decoder(sown["intermediates"], routed)
         if routed:
             memory, _ = found
-            outputs = states_BSD, memory.experts[0].gate
-            new = memory.layers, _recalled(config, variables, states_BSD)
+            chosen, tails = memory.experts
+            outputs, new = (states_BSD, chosen.gate), (memory.layers, _unstacked(tails))
         else:
             outputs, new = (states_BSD,), found.layers
-        contexts, own = state
+        contexts, cache = state
         contexts = jax.tree.map(lambda leaf, rows: kv_update(leaf, rows, 0), contexts, new)
-        return outputs, (contexts, own)
+        return outputs, (contexts, cache)
 
     def decode(variables, ids_R1, mask_BS, *rest):
-        *gate, slot, (contexts, own) = rest
+        *gate, slot, (contexts, cache) = rest
         layers, experts = contexts, None
         if routed:
             layers, tails = contexts
-            experts = OneByOne(variables["params"]["experts"], gate[0], False), tails or None
+            experts = OneByOne(variables["params"]["experts"], gate[0], False), tails
         memory = Memory(layers, mask_BS[:, None, None, :], experts)
-        logits_R1V, own = module.apply(variables, ids_R1, memory, own, slot, method="decode")
-        return logits_R1V[:, 0], (contexts, own)
+        logits_R1V, cache = module.apply(variables, ids_R1, memory, cache, slot, method="decode")
+        return logits_R1V[:, 0], (contexts, cache)
 
     return {ENCODE: encode, DECODE: decode}
 
@@ -195,28 +195,10 @@ class OneByOne(Chosen):
         return jnp.stack(y), caches
 
 
-def _recalled(config: ChronosModelConfig, variables: Any, states_BSD: jax.Array) -> Any:
-    """What the blocks of each expert's own keep of the contexts; () where all are shared."""
-    if not _own_blocks(config):
-        return ()
-    expert = Expert(config.t5, config.chronos, parent=None)
-    return tuple(
-        expert.apply({"params": params}, states_BSD, method="recall")
-        for params in _unstacked(variables["params"]["experts"])
-    )
-
-
-def _own_blocks(config: ChronosModelConfig) -> int:
-    """Decoder blocks that each expert has for itself."""
-    if not config.chronos.use_moe:
-        return 0
-    return config.t5.num_decoder_layers - shared_layers(config.t5, config.chronos)
-
-
-def _unstacked(experts: Any) -> list[Any]:
-    """The parameters of each expert, of leaves [E, ...]."""
-    count = len(jax.tree.leaves(experts)[0])
-    return [jax.tree.map(lambda leaf, e=e: leaf[e], experts) for e in range(count)]
+def _unstacked(experts: Any) -> tuple[Any, ...]:
+    """What each expert has, of leaves [E, ...]; () of none."""
+    leaves, structure = jax.tree.flatten(experts)
+    return tuple(jax.tree.unflatten(structure, own) for own in zip(*leaves, strict=True))
 
 
 def _read_by_decoder(sown: Any, routed: bool) -> jax.Array:
@@ -247,14 +229,15 @@ def empty_state(config: ChronosModelConfig, sizes: ChronosSizes) -> Any:
 
     Of a mixture both are (of the shared blocks, a tuple of each expert's own).
     """
-    t5, own = replace(config.t5, dtype="float32"), _own_blocks(config)
+    t5, moe = replace(config.t5, dtype="float32"), config.chronos
 
     def empty(rows: int, slots: int):
-        shared = new_cache(t5, rows, slots, t5.num_decoder_layers - own)
-        if not config.chronos.use_moe:
-            return shared
-        experts = range(config.chronos.num_experts if own else 0)
-        return shared, tuple(new_cache(t5, rows, slots, own) for _ in experts)
+        if not moe.use_moe:
+            return new_cache(t5, rows, slots, t5.num_decoder_layers)
+        own = own_layers(t5, moe)
+        experts = range(moe.num_experts if own else 0)
+        tails = tuple(new_cache(t5, rows, slots, own) for _ in experts)
+        return new_cache(t5, rows, slots, shared_layers(t5, moe)), tails
 
     def both():
         rows = sizes.batch * sizes.samples

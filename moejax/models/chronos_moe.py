@@ -155,6 +155,11 @@ def shared_layers(t5: T5Config, moe: ChronosConfig) -> int:
     return moe.shared_layers
 
 
+def own_layers(t5: T5Config, moe: ChronosConfig) -> int:
+    """Decoder blocks that each expert has for itself."""
+    return t5.num_decoder_layers - shared_layers(t5, moe)
+
+
 class ChronosMoE(nn.Module):
     """ids [B, S], mask [B, S] (true: a token), decoder_ids [B, U] -> MoEOutput.
 
@@ -239,8 +244,8 @@ class ChronosMoE(nn.Module):
             x_BSD = chosen.mix(chosen.map(read, (x_BSD, mask_BS)))
         self.sow("intermediates", "states", x_BSD)
         mask = mask_BS.astype(bool)[:, None, None, :]
-        tails = None
-        if self._has_tails:
+        tails = ()
+        if own_layers(self.t5, self.moe):
             tails = chosen.map(self._of_expert(Expert.recall), (x_BSD,))
         return Memory(self.decoder.memory(x_BSD), mask, (chosen, tails))
 
@@ -252,8 +257,7 @@ class ChronosMoE(nn.Module):
 
     def start_cache(self, rows: int, slots: int, chosen: Chosen) -> Any:
         """Empty caches of the shared blocks and of the experts' own."""
-        shared = shared_layers(self.t5, self.moe)
-        own = self.t5.num_decoder_layers - shared
+        shared, own = shared_layers(self.t5, self.moe), own_layers(self.t5, self.moe)
         per = len(chosen.gate) if chosen.indexed else 1
         tails = new_cache(self.t5, rows // per, slots, own)
         lead = chosen.gate.shape if chosen.indexed else chosen.gate.shape[1:]
@@ -277,7 +281,7 @@ class ChronosMoE(nn.Module):
         x_RUD, own = self.decoder.blocks(
             self.embed(ids_RU), view, memory.layers, memory.mask, own, start, train=train
         )
-        if tails is None:
+        if not tails:
             x_RUD = self.decoder.finish(x_RUD, train=train)
             self.sow("intermediates", "decoder_hidden", x_RUD)
             y = chosen.map(self._of_expert(Expert.predict, train), (x_RUD,))
@@ -303,10 +307,6 @@ class ChronosMoE(nn.Module):
     def embed(self, ids: jax.Array) -> jax.Array:
         """Rows of the shared table, in the config's dtype."""
         return embedding(ids, self.shared).astype(self.t5.dtype)
-
-    @property
-    def _has_tails(self) -> bool:
-        return shared_layers(self.t5, self.moe) < self.t5.num_decoder_layers
 
     def _dense(self, routing: Routing) -> Chosen:
         outputs_E = jnp.arange(self.moe.num_experts)

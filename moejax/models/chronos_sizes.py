@@ -6,7 +6,7 @@ The count of a mixture's parts is that of the community fork for its own layers.
 from dataclasses import replace
 
 from moejax.models.chronos_config import ChronosConfig
-from moejax.models.chronos_moe import shared_layers
+from moejax.models.chronos_moe import own_layers
 from moejax.models.t5 import T5Config
 
 
@@ -61,7 +61,7 @@ def expert_parameters(t5: T5Config, moe: ChronosConfig) -> int:
         total += t5.num_layers * (12 * width**2 + 13 * width)
     else:
         total += encoder_parameters(t5)
-    return total + (t5.num_decoder_layers - shared_layers(t5, moe)) * decoder_block_parameters(t5)
+    return total + own_layers(t5, moe) * decoder_block_parameters(t5)
 
 
 def mixture_parameters(t5: T5Config, moe: ChronosConfig) -> int:
@@ -72,8 +72,7 @@ def mixture_parameters(t5: T5Config, moe: ChronosConfig) -> int:
     if moe.head_mode == "encoder":
         shared -= t5.num_decoder_layers * decoder_block_parameters(t5) + _table(t5) + t5.d_model
     else:
-        own = t5.num_decoder_layers - shared_layers(t5, moe)
-        shared -= own * decoder_block_parameters(t5)
+        shared -= own_layers(t5, moe) * decoder_block_parameters(t5)
     experts = moe.num_experts * expert_parameters(t5, moe)
     return shared + router_parameters(t5, moe) + experts
 

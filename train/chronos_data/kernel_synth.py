@@ -39,7 +39,7 @@ def kernel_stream(num_series: int, steps: int, seed: int) -> grain.IterDataset:
     """The same series one after another [L], computed on all cores, a few ahead of the reader."""
     bank, rng = kernel_bank(steps), np.random.default_rng(seed)
     processes = [_process(bank, rng) for _ in range(num_series)]
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return grain.MapDataset.source(processes).map(partial(_draw, bank)).to_iter_dataset(options)
 
